@@ -1,0 +1,25 @@
+"""The errors of the program. Who broke the rule decides which one is raised.
+
+`WireError` is the only exception that decoding bytes may raise; `RemoteProtocolError` closes one link and
+nothing else; `LocalError` is for the person at the keyboard and says what to do.
+"""
+
+
+class WeavepyError(Exception):
+    """Base of all errors that weavepy raises on purpose."""
+
+
+class WireError(WeavepyError):
+    """Bytes could not be decoded within their bounds."""
+
+
+class RemoteProtocolError(WeavepyError):
+    """A peer broke the protocol. Its link is closed; nothing else changes."""
+
+
+class LocalError(WeavepyError):
+    """The caller or the operator asked for something impossible; the text says what to do instead."""
+
+
+class Unavailable(WeavepyError):
+    """What was asked for is not there yet; asking again later may succeed."""

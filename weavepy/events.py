@@ -1,0 +1,249 @@
+"""What can happen to the router, and what the router may ask for. Frozen values, no behaviour.
+
+A shell (the asyncio runtime, or the simulator) turns the world into events, calls `Router.handle(event, now)` and
+performs the effects it returns, in order. `now` is in monotonic seconds. A `Persist` must be durable before any
+later effect of the same batch is performed.
+"""
+
+from dataclasses import dataclass, field
+from typing import NewType, TypeAlias
+
+PeerName = NewType("PeerName", int)  # 48 bits; 0 is "no peer"
+ConnId = NewType("ConnId", int)  # one TCP connection, numbered by the shell or the router, never reused
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and port; IPv6 in its plain text form without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# ---- events: what happened -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Somebody connected to our control port. The shell chooses `conn` (odd numbers)."""
+
+    conn: ConnId
+    remote: Address
+    local: Address
+    path_mtu: int  # the kernel's path MTU to the remote, bytes of IP packet
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection that a `Dial` asked for is up."""
+
+    conn: ConnId
+    remote: Address
+    local: Address
+    path_mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    conn: ConnId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes arrived on a control connection."""
+
+    conn: ConnId
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A control connection ended and not because we asked for it."""
+
+    conn: ConnId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    """The engine opened an authenticated heartbeat on link `index`."""
+
+    index: int
+    heard: bool  # the peer says that it has received ours
+    rtt_us: int  # 0 when the heartbeat echoed nothing
+    source: Address  # where it came from
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMoved:
+    """The peer of link `index` sends from a new address now (authenticated datagrams only)."""
+
+    index: int
+    source: Address
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWorn:
+    """The sending key of link `index` has sealed `limits.REKEY_BLOCKS` blocks."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPeers:
+    """The operator named peers. `addresses` maps what was typed to what it resolved to (port 0 = default)."""
+
+    addresses: tuple[tuple[str, Address], ...]
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPeers:
+    names: tuple[str, ...]
+
+
+Event: TypeAlias = (
+    Accepted
+    | Connected
+    | DialFailed
+    | Received
+    | Closed
+    | HeartbeatReceived
+    | LinkMoved
+    | KeyWorn
+    | ConnectPeers
+    | ForgetPeers
+)
+
+
+# ---- effects: what the shell must do ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect to `address` and answer with Connected or DialFailed. The router chooses `conn` (even numbers)."""
+
+    conn: ConnId
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    conn: ConnId
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close after what was sent is flushed. No `Closed` event follows."""
+
+    conn: ConnId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAdd:
+    """A slot in the engine for one connection's overlay. Nothing is sent or accepted on it yet."""
+
+    index: int  # receiver index that the peer must put into its datagrams
+    peer: PeerName
+    clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRemote:
+    """Where to send datagrams of link `index`, and what the peer calls it."""
+
+    index: int
+    remote_index: int
+    remote: Address
+    local: Address
+    path_mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRemove:
+    """Forget link `index` and wipe its keys."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInstall:
+    """One 32-byte key per lane. A new sending key takes over at once; receiving keys live beside each other."""
+
+    index: int
+    sending: bool
+    epoch: int
+    cipher: str
+    keys: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRetire:
+    """Wipe the receiving keys of `epoch`."""
+
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendHeartbeat:
+    index: int
+    heard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Where frames may go. Replaces all earlier tables at one stroke in every shard.
+
+    `peers`: (name, index of the link to its next hop or 0 if it has none or is ourselves, component). Two peers have
+    the same component if they reach each other over established links without us. `trees`: for each source peer the
+    links that its broadcasts leave by; a source that isn't listed is not forwarded.
+    """
+
+    peers: tuple[tuple[PeerName, int, int], ...]
+    trees: tuple[tuple[PeerName, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetMacs:
+    """Drop every MAC learnt from `peer`, which is gone."""
+
+    peer: PeerName
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make `value` (JSON text) durable under `key`."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for the operator. `level` is a name of the logging module's levels in lower case. Never a secret."""
+
+    level: str
+    text: str
+
+
+Effect: TypeAlias = (
+    Dial
+    | Send
+    | Close
+    | LinkAdd
+    | LinkRemote
+    | LinkRemove
+    | KeyInstall
+    | KeyRetire
+    | SendHeartbeat
+    | Tables
+    | ForgetMacs
+    | Persist
+    | Log
+)

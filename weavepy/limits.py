@@ -1,0 +1,71 @@
+"""Every bound and period of the program, one line each with its reason. No imports, no logic."""
+
+from typing import Final
+
+# Control connections, before the peer is authenticated.
+PREAUTH_BYTES_MAX: Final = 4096  # header, key and features of a real peer are under 400; a stranger gets no more
+PREAUTH_TIMEOUT_S: Final = 3.0  # a real handshake is three round trips
+HALF_OPEN_MAX: Final = 64  # handshakes under way at once, all sources
+HALF_OPEN_PER_SOURCE_MAX: Final = 8  # and from one /32 or /64
+ACCEPT_BURST: Final = 20  # token bucket of accepted connections (Weave Net 2.8.1)
+ACCEPT_PERIOD_S: Final = 0.05
+
+# Control connections, authenticated.
+MESSAGE_BYTES_MAX: Final = 10 * 1024 * 1024  # Weave Net 2.8.1's bound, both directions
+TCP_HEARTBEAT_S: Final = 30.0
+TCP_READ_TIMEOUT_S: Final = 60.0
+CONN_LIMIT_DEFAULT: Final = 200  # Weave Net 2.8.1
+SEND_BACKLOG_BYTES_MAX: Final = 32 * 1024 * 1024  # a neighbour this far behind is cut off
+
+# Gossip and topology.
+GOSSIP_INTERVAL_S: Final = 30.0
+TOPOLOGY_DEFER_S: Final = 1.0  # own changes are gathered this long before they are published
+ROUTES_DEFER_S: Final = 0.1  # recalculation of routes is gathered this long
+GC_DEFER_S: Final = 1.0
+PEERS_MAX: Final = 8192  # peers a member can make us remember
+CONNECTIONS_PER_PEER_MAX: Final = 4096
+SURROGATE_CHANNELS_MAX: Final = 8  # channels of others that we relay
+SURROGATE_SEEN_MAX: Final = 256  # gossip hashes remembered per such channel
+CHANNEL_NAME_BYTES_MAX: Final = 64
+NICKNAME_BYTES_MAX: Final = 255
+ADDRESS_BYTES_MAX: Final = 128
+
+# gob.
+GOB_DEPTH_MAX: Final = 16
+GOB_TYPES_MAX: Final = 64
+GOB_FIELDS_MAX: Final = 64
+GOB_NAME_BYTES_MAX: Final = 256
+FEATURES_MAX: Final = 64
+
+# Dialling.
+DIAL_TIMEOUT_S: Final = 5.0
+DIAL_INTERVAL_FIRST_S: Final = 2.0
+DIAL_INTERVAL_MAX_S: Final = 360.0
+DIAL_STABLE_S: Final = 60.0  # a connection that lived this long is redialled at once
+TARGETS_MAX: Final = 4096
+
+# The fastpath overlay.
+FASTPATH_VERSION: Final = 1
+LINKS_MAX: Final = 4096  # slots in the engine's link table
+LANES_MAX: Final = 16  # a peer's sending shards
+HEARTBEAT_FAST_S: Final = 0.5  # until the link is established
+HEARTBEAT_S: Final = 3.0
+HEARTBEAT_TIMEOUT_S: Final = 12.0  # a peer lost without a word is found within 15 s
+ESTABLISH_TIMEOUT_S: Final = 60.0  # UDP blocked: as long as Weave Net waits for a heartbeat
+REKEY_INTERVAL_S: Final = 120.0
+REKEY_ACK_TIMEOUT_S: Final = 30.0  # an announced epoch nobody acknowledged: the link is broken
+KEY_LINGER_S: Final = 10.0  # the receiver keeps the previous epoch this long
+REKEY_BLOCKS: Final = 1 << 34  # 16-byte AEAD blocks under one key: ask for the next one
+OVERLAY_MTU_DEFAULT: Final = 1376  # Weave Net's; leaves room for IPv6, a VLAN tag and our header in 1500
+OVERLAY_MTU_MIN: Final = 576
+OVERLAY_MTU_MAX: Final = 8950
+UNDERLAY_MTU_DEFAULT: Final = 1500
+MAC_AGE_S: Final = 600.0  # Weave Net 2.8.1
+MAC_EXPIRE_PERIOD_S: Final = 60.0
+
+# Operator side.
+PASSWORD_BITS_WARN: Final = 80.0
+READY_TIMEOUT_S: Final = 10.0
+CONNECT_WAIT_S: Final = 10.0
+HTTP_BODY_BYTES_MAX: Final = 64 * 1024
+HTTP_TIMEOUT_S: Final = 5.0
