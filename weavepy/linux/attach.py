@@ -1,8 +1,9 @@
 """Puts a container into the overlay, and takes it out: a veth pair between its namespace and the bridge.
 
 Rules of this file. Both can be done twice, and a failed attach leaves what was there before. Our pair is
-known by the host's end, whose name carries the inode of the container's namespace. The easy mistake: an interface
-called `ethwe` may belong to somebody else, even to another router on this machine; only the pair itself tells.
+known by the host's end, whose name carries the inode of the container's namespace. The easy mistake: an
+interface called `ethwe` may belong to somebody else, even to another router on this machine; only the pair
+itself tells.
 """
 
 import contextlib
@@ -46,8 +47,8 @@ class Attachment:
 def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
     """Gives the target the addresses `cidrs` on an interface of its own in the overlay.
 
-    Addresses that it has already stay. LocalError when the target is gone, an address makes no sense or is taken by
-    another of its interfaces, or there is no bridge; nothing has changed then.
+    Addresses that it has already stay. LocalError when the target is gone, an address makes no sense or is
+    taken by another of its interfaces, or there is no bridge; nothing has changed then.
     """
     wanted = parse_cidrs(cidrs)
     if not wanted:
@@ -69,7 +70,8 @@ def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
             inner = _inner_end(space.route, end)
             if inner is None:
                 raise LocalError(
-                    f"the other end of {end.name} was moved out of {target}; remove it (ip link delete {end.name})"
+                    f"the other end of {end.name} was moved out of {target}; "
+                    f"remove it (ip link delete {end.name})"
                 )
             _join(space, inner, wanted, mtu)
             undo.pop_all()
@@ -77,7 +79,8 @@ def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
 
 
 def detach(target: str, cidrs: Sequence[str]) -> Attachment | None:
-    """Takes the addresses `cidrs`, or all if there are none, from the target, and its interface with the last one.
+    """Takes the addresses `cidrs`, or all if there are none, from the target, and its interface with the last
+    one.
 
     Returns what is left (`cidrs` is empty when the interface went), or None if the target wasn't attached.
     """
@@ -107,7 +110,7 @@ def _host_name(inode: int) -> str:
 
 
 def _make_pair(host: Route, fd: int, inode: int, mtu: int) -> tuple[str, Link]:
-    """Makes the pair in one request, so there is never a half; takes the first name that is free in the container."""
+    """Makes the pair in one request, so there is never half of it, by the first name free in the container."""
     for number in range(_NAMES_TRIED):
         name = CONTAINER if number == 0 else f"{CONTAINER}{number - 1}"
         peer = {"ifname": name, "net_ns_fd": fd, "mtu": mtu}
@@ -117,7 +120,7 @@ def _make_pair(host: Route, fd: int, inode: int, mtu: int) -> tuple[str, Link]:
                 host.add_link(ifname=_host_name(inode), kind="veth", mtu=mtu, peer={**peer, **limits})
             except OSError as error:
                 if error.errno == errno.EEXIST:
-                    break  # also when two attaches of one target race: the loser finds the winner's pair below
+                    break  # also when two attaches of one target race; the loser finds out below
                 if limits:
                     continue
                 raise LocalError(f"cannot make an interface in the container: {error.strerror}") from None
@@ -139,7 +142,7 @@ def _inner_end(container: Route, end: Link) -> Link | None:
 
 
 def _join(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interface], mtu: int) -> None:
-    """Brings the interface up with its addresses and the multicast route; takes added addresses back on failure."""
+    """Brings the interface up with addresses and multicast route; on failure takes added addresses back."""
     present = space.route.addresses()
     for interface in wanted:
         index, prefix = present.get(str(interface.ip), (inner.index, interface.network.prefixlen))

@@ -1,7 +1,8 @@
 """Another network namespace, reached through sockets that a short-lived helper made inside it.
 
-Rules of this file. The caller's own namespace never changes, and nothing is forked: the helper is exec'd, because a
-forked child would hold the TAP open. Most mistakes come from descriptors: whoever opens one closes it, on every path.
+Rules of this file. The caller's own namespace never changes, and nothing is forked: the helper is exec'd,
+because a forked child would hold the TAP open. Most mistakes come from descriptors: whoever opens one closes
+it, on every path.
 """
 
 import contextlib
@@ -45,14 +46,17 @@ class Namespace:
         self._cleanup.close()
 
     def announce(self, interface: str, mac: bytes, address: bytes) -> None:
-        """Broadcasts a gratuitous ARP request (RFC 5227 section 3), so that neighbours and MAC tables learn at once."""
+        """Broadcasts a gratuitous ARP request (RFC 5227 section 3), so that others learn of a move at once."""
         arp = b"\x00\x01\x08\x00\x06\x04\x00\x01" + mac + address + bytes(6) + address
         self._packet.bind((interface, 0))
         self._packet.send(b"\xff" * 6 + mac + _ETHERTYPE_ARP.to_bytes(2) + arp)
 
 
 def find_namespaces(inodes: Collection[int]) -> Iterator[tuple[int, int]]:
-    """Yields (inode, descriptor) for those of `inodes` that a name or a process leads to. The caller closes them."""
+    """Yields (inode, descriptor) for those of `inodes` that a name or a process leads to.
+
+    The caller closes the descriptors.
+    """
     missing = set(inodes)
     if not missing:
         return

@@ -2,10 +2,11 @@
 
     nshelper.py NETNS_FD ANSWER_FD [SYSCTL=VALUE ...]
 
-Rules of this file. It runs as a script in a bare interpreter (-I -S), so it imports little and nothing of weavepy;
-the daemon must not change its own namespace nor fork. A socket stays in the namespace it was made in, so the caller
-does the rest through the two sockets: route netlink, and a packet socket to announce addresses. The easy mistake:
-/proc/sys/net shows the namespace of whoever opens it, so sysctls must be set here and not by the caller.
+Rules of this file. It runs as a script in a bare interpreter (-I -S), so it imports little and nothing of
+weavepy; the daemon must not change its own namespace nor fork. A socket stays in the namespace it was made
+in, so the caller does the rest through the two sockets: route netlink, and a packet socket to announce
+addresses. The easy mistake: /proc/sys/net shows the namespace of whoever opens it, so sysctls must be set
+here and not by the caller.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """The host's side of the overlay: bridge `weave` with the TAP in it, and their removal.
 
-Rules of this file. Everything can be done twice. A bridge that an earlier run left is adopted, with the containers
-in it; what weavepy didn't make is never touched. The easy mistake: a bridge snoops multicast by default and then swallows
-what the overlay must flood.
+Rules of this file. Everything can be done twice. A bridge that an earlier run left is adopted, with the
+containers in it; what weavepy didn't make is never touched. The easy mistake: a bridge snoops multicast by
+default and then swallows what the overlay must flood.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ _PROBE: Final = "weaveprobe"
 
 @dataclass
 class Overlay:
-    """What the engine is given. `tap_fds`: one per queue, non-blocking, vnet header of 10 bytes, offloads set.
+    """What the engine is given. `tap_fds`: one per queue, non-blocking, vnet header of 10 bytes, offloads
+    set.
 
     `uso`: the kernel leaves UDP segmentation to us too, and takes such frames back.
     """
@@ -58,8 +59,9 @@ def create_overlay(
 ) -> Overlay:
     """Makes or adopts the bridge, opens the TAP and puts it in; both are up afterwards.
 
-    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names offloads to go without, of `OFFLOADS`.
-    Containers that an earlier run attached are put back into the bridge and get the MTU where they can be reached.
+    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names offloads to go without, of
+    `OFFLOADS`. Containers that an earlier run attached are put back into the bridge and get the MTU where
+    they can be reached.
     """
     unknown = no_offload - set(OFFLOADS)
     if unknown:
@@ -113,7 +115,8 @@ def _bridge(rt: Route, mac: bytes, mtu: int) -> tuple[bool, Link]:
         bridge = rt.find(BRIDGE)
     if bridge is None or bridge.kind != "bridge":
         raise LocalError(
-            f"there is an interface {BRIDGE} here that is not a bridge; rename or remove it (ip link delete {BRIDGE})"
+            f"there is an interface {BRIDGE} here that is not a bridge; rename it, "
+            f"or remove it (ip link delete {BRIDGE})"
         )
     silence(BRIDGE)
     if bridge.mac != mac:

@@ -1,8 +1,8 @@
 """Route netlink by pyroute2, the interfaces' names, and sysctls: what overlay and attachments share.
 
-Rules of this file. A socket is opened for one operation and closed with it; nothing is cached. The easy mistake:
-pyroute2 asks asyncio for an event loop of its own. Given the daemon's kind of loop it fails on a netlink socket, so it
-is handed a plain one here.
+Rules of this file. A socket is opened for one operation and closed with it; nothing is cached. The easy
+mistake: pyroute2 asks asyncio for an event loop of its own. Given the daemon's kind of loop it fails on a
+netlink socket, so it is handed a plain one here.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ CONTAINER: Final = "ethwe"
 HOST_PREFIX: Final = "vethwe"  # + the container's namespace inode in hex
 NAME_BYTES_MAX: Final = 15  # IFNAMSIZ - 1
 
-# One TSO frame and its slices' headers must fit one UDP_SEGMENT send of 65,507 bytes; with the kernel's default of
-# 65,536 every full frame would cost a second, tiny send. Set where the frame is born: set on the TAP alone, the kernel
-# would segment in front of us.
+# One TSO frame and its slices' headers must fit one UDP_SEGMENT send of 65,507 bytes; with the kernel's
+# default of 65,536 every full frame would cost a second, tiny send. Set where the frame is born: set on the
+# TAP alone, the kernel would segment in front of us.
 GSO_BYTES_MAX: Final = 58_000
 GSO_SEGMENTS_MAX: Final = 64  # what UDP_SEGMENT takes before Linux 6.9
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One interface as the kernel describes it. `peer_index` is the other end's index in its own namespace."""
+    """One interface, as the kernel describes it. `peer_index`: the other end's index in its own namespace."""
 
     index: int
     name: str
@@ -45,7 +45,7 @@ class Link:
 
 
 class Route:
-    """A netlink socket and the few requests that are made of it. Errors are `OSError`s with the kernel's errno."""
+    """A netlink socket and the few requests made of it. Errors are `OSError`s with the kernel's errno."""
 
     def __init__(self, ipr: IPRoute) -> None:
         self._ipr = ipr
@@ -74,7 +74,7 @@ class Route:
                     raise
 
     def limit_gso(self, index: int) -> None:
-        """Keeps TSO frames small enough for one send; without it, or with a kernel that refuses, it is only slower."""
+        """Keeps TSO frames small enough for one send. A kernel that refuses is only slower."""
         with contextlib.suppress(OSError):
             self.set_link(index, gso_max_size=GSO_BYTES_MAX, gso_max_segs=GSO_SEGMENTS_MAX)
 
@@ -86,7 +86,8 @@ class Route:
         }
 
     def add_address(self, index: int, address: str, prefix: int, broadcast: str) -> None:
-        # The broadcast address goes along, as `ip addr add ... brd +` does: some programs refuse to broadcast without.
+        # The broadcast address goes along, as `ip addr add ... brd +` does: some programs refuse to broadcast
+        # without.
         self._call("addr", "add", index=index, address=address, prefixlen=prefix, broadcast=broadcast)
 
     def delete_address(self, index: int, address: str, prefix: int) -> None:
@@ -128,7 +129,7 @@ def route(fileno: int | None = None) -> Iterator[Route]:
 
 
 def set_sysctl(path: str, value: str) -> bool:
-    """Writes /proc/sys/net/`path` in the calling thread's namespace. False if the kernel or a read-only /proc refuses."""
+    """Writes /proc/sys/net/`path` in the calling thread's namespace; False if /proc is read-only or lacks it."""
     try:
         (Path("/proc/sys/net") / path).write_text(value)
     except OSError:
@@ -137,7 +138,7 @@ def set_sysctl(path: str, value: str) -> bool:
 
 
 def silence(name: str) -> None:
-    """Makes a bridge port carry others' traffic only: no link-local address and no router solicitation of its own."""
+    """Keeps a bridge or port from talking by itself: no link-local address, no router solicitations."""
     set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
     set_sysctl(f"ipv6/conf/{name}/addr_gen_mode", "1")
 

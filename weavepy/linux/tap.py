@@ -1,8 +1,9 @@
 """Opens the TAP: queues, vnet header, and which offloads the kernel may leave to us.
 
-Rules of this file. The TAP is not persistent: it goes away with the last descriptor, also when the router is killed.
-Offloads are asked for in groups and given up group by group, newest first, when the kernel says EINVAL. The easy
-mistake: TSO and USO without CSUM are refused as a whole, so giving up CSUM gives up everything.
+Rules of this file. The TAP is not persistent: it goes away with the last descriptor, also when the router is
+killed. Offloads are asked for in groups and given up group by group, newest first, when the kernel says
+EINVAL. The easy mistake: TSO and USO without CSUM are refused as a whole, so giving up CSUM gives up
+everything.
 """
 
 import contextlib
@@ -35,10 +36,11 @@ _BUSY_WAIT_S: Final = 1.0  # a killed router's descriptors may outlive it for a 
 
 
 def open_tap(name: str, *, queues: int, no_offload: frozenset[str]) -> tuple[list[int], bool]:
-    """Creates the TAP and returns one non-blocking descriptor per queue, and whether UDP segmentation is left to us.
+    """Creates the TAP and returns one non-blocking descriptor per queue, and whether UDP segmentation is left
+    to us.
 
-    The descriptors carry a vnet header of 10 bytes and don't survive exec. LocalError when there is no TUN device or
-    somebody else has the TAP.
+    The descriptors carry a vnet header of 10 bytes and don't survive exec. LocalError when there is no TUN
+    device or somebody else has the TAP.
     """
     fds: list[int] = []
     try:

@@ -1,7 +1,7 @@
 """What `attach` is given: a target, which leads to a network namespace, and addresses.
 
-Rules of this file. Every refusal is a LocalError that says what to type instead. The easy mistake: a pid or a name says
-little about tomorrow; `target_identity` tells whether it still means the same namespace.
+Rules of this file. Every refusal is a LocalError that says what to type instead. The easy mistake: a pid or a
+name says little about tomorrow; `target_identity` tells whether it still means the same namespace.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ _GRAMMAR: Final = "give a path, pid:N or netns:NAME"
 
 @contextmanager
 def open_target(target: str) -> Iterator[tuple[int, int]]:
-    """Yields (descriptor, inode) of the network namespace that `target` leads to; never this process's own."""
+    """Yields (descriptor, inode) of the network namespace that `target` leads to; never our own."""
     path = _path(target)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -54,7 +54,7 @@ def target_identity(target: str) -> dict[str, object]:
 
 
 def parse_cidrs(cidrs: Sequence[str]) -> list[ipaddress.IPv4Interface]:
-    """Returns the addresses with their subnets, in the order given, or says which of them can't be a container's."""
+    """Returns the addresses with their subnets, in order, or says which of them can't be a container's."""
     parsed: list[ipaddress.IPv4Interface] = []
     for text in cidrs:
         interface = _parse_cidr(text)
@@ -119,7 +119,8 @@ def _why_not(target: str, path: Path, error: OSError) -> str:
     if not isinstance(error, FileNotFoundError | ProcessLookupError):
         return f"cannot open {path}: {error.strerror}"
     if target.startswith("pid:"):
-        return f"there is no process {target.removeprefix('pid:')} (any more); give the pid of a running container"
+        pid = target.removeprefix("pid:")
+        return f"there is no process {pid} (any more); give the pid of a running container"
     if target.startswith("netns:"):
         return (
             f"there is no network namespace called {target.removeprefix('netns:')}; ip netns list shows them"
