@@ -1,0 +1,238 @@
+"""Decides which addresses are dialled, and when (Weave Net 2.8.1's ConnectionMaker).
+
+Rules of this file. Targets come from the operator ("direct") and, with discovery, from the connections that peers publish.
+A target that fails is tried again after a random part of an interval that grows by half each time, for ever; except
+one that turned out to be ourselves or our namesake. Discovered addresses come from other members: IP addresses only,
+bounded in number, never resolved.
+The thing people get wrong: an inbound connection has an ephemeral port, so "are we connected to this target?" is answered by
+the name of the peer that was found there last time, not by the address alone.
+"""
+
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+
+from weavepy import limits
+from weavepy.events import Address, Entropy, PeerName
+from weavepy.wire.topology import PeerRecord
+
+_BACKOFF_FACTOR = 1.5
+
+
+class _State(Enum):
+    WAITING = auto()
+    ATTEMPTING = auto()
+    CONNECTED = auto()
+    SUSPENDED = auto()
+
+
+@dataclass(slots=True)
+class _Target:
+    try_after: float | None  # None: never
+    state: _State = _State.WAITING
+    interval_s: float = limits.DIAL_INTERVAL_FIRST_S
+    last_error: str | None = None
+    peer: PeerName | None = None  # who answered there last time
+
+    def try_now(self, now: float) -> None:
+        self.state = _State.WAITING
+        self.try_after = now
+        self.interval_s = limits.DIAL_INTERVAL_FIRST_S
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConnection:
+    """A registered connection, as the dialler sees it."""
+
+    peer: PeerName
+    remote: Address
+    outbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """For the operator. `state` is attempting, connected, retrying, suspended or failed (never tried again)."""
+
+    address: Address
+    state: str
+    error: str | None
+    retry_at: float | None
+
+
+class Dialler:
+    """The targets of one router. Whoever uses it calls `due` after every change and at `next_timer`."""
+
+    def __init__(self, own: PeerName, *, port: int, discovery: bool, limit: int, entropy: Entropy) -> None:
+        self._own = own
+        self._port = port
+        self._discovery = discovery
+        self._limit = limit
+        self._entropy = entropy
+        self._direct: dict[str, Address] = {}  # as typed -> port 0 if none was given
+        self._targets: dict[Address, _Target] = {}
+        self._full = False  # at the connection limit: no timer helps, only a connection that ends
+
+    @property
+    def direct(self) -> Mapping[str, Address]:
+        """What the operator named, and the address that is dialled for it."""
+        return {typed: self._with_port(address) for typed, address in self._direct.items()}
+
+    def add(self, addresses: Iterable[tuple[str, Address]], *, replace: bool, now: float) -> None:
+        """Adds direct targets, which are tried at once even if they had failed. `replace` forgets all others first."""
+        if replace:
+            self._direct.clear()
+        for typed, address in addresses:
+            self._direct[typed] = address
+            target = self._targets.get(self._with_port(address))
+            if target is not None and target.state in (_State.WAITING, _State.SUSPENDED):
+                target.try_now(now)
+                target.peer = None
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Removes direct targets. Connections that exist stay."""
+        for typed in names:
+            self._direct.pop(typed, None)
+
+    def is_direct(self, address: Address) -> bool:
+        """Tells whether the operator named `address`."""
+        return any(self._with_port(direct) == address for direct in self._direct.values())
+
+    def due(
+        self, now: float, live: Collection[LiveConnection], records: Mapping[PeerName, PeerRecord]
+    ) -> list[Address]:
+        """Returns the addresses to dial now; each counts as being attempted from here on."""
+        valid = self._valid(live, records)
+        direct = {self._with_port(address) for address in self._direct.values()}
+        for address in valid:
+            if address not in self._targets and len(self._targets) < limits.TARGETS_MAX:
+                self._targets[address] = _Target(now)
+        room = (
+            self._limit - len(live) - self._count(_State.ATTEMPTING)
+            if self._limit
+            else len(self._targets) + 1
+        )
+        dialled = []
+        for address, target in list(self._targets.items()):
+            if target.state not in (_State.WAITING, _State.SUSPENDED):
+                continue
+            if address not in valid:
+                if address in direct:
+                    target.state = _State.SUSPENDED
+                else:
+                    del self._targets[address]
+                continue
+            target.state = _State.WAITING
+            if room > 0 and target.try_after is not None and target.try_after <= now:
+                target.state = _State.ATTEMPTING
+                room -= 1
+                dialled.append(address)
+        self._full = room <= 0
+        return dialled
+
+    def connected(self, address: Address, peer: PeerName) -> None:
+        """Notes that the connection dialled to `address` is registered as one to `peer`."""
+        target = self._targets.get(address)
+        if target is not None:
+            target.state = _State.CONNECTED
+            target.last_error = None
+            target.peer = peer
+
+    def ended(
+        self, address: Address, reason: str, now: float, *, peer: PeerName | None = None, never: bool = False
+    ) -> None:
+        """Notes that dialling `address`, or the connection that came of it, ended. `never`: it isn't worth another try."""
+        target = self._targets.get(address)
+        if target is None:
+            return
+        target.last_error = reason
+        if peer is not None:
+            target.peer = peer
+        if never:
+            target.state = _State.WAITING
+            target.try_after = None
+        elif target.state is _State.CONNECTED and now > (target.try_after or 0) + limits.DIAL_STABLE_S:
+            target.try_now(now)
+        else:
+            target.state = _State.WAITING
+            target.try_after = now + target.interval_s * (0.5 + self._entropy.random())
+            target.interval_s = min(target.interval_s * _BACKOFF_FACTOR, limits.DIAL_INTERVAL_MAX_S)
+
+    def next_timer(self) -> float | None:
+        """Returns when `due` may have something next."""
+        if self._full:
+            return None
+        waiting = (
+            t.try_after
+            for t in self._targets.values()
+            if t.state is _State.WAITING and t.try_after is not None
+        )
+        return min(waiting, default=None)
+
+    def status(self) -> list[TargetStatus]:
+        """Returns all targets, for the operator."""
+        return [self._status(address, target) for address, target in self._targets.items()]
+
+    def peer_at(self, address: Address) -> PeerName | None:
+        """Returns who answered at `address` last time."""
+        target = self._targets.get(address)
+        return None if target is None else target.peer
+
+    def _status(self, address: Address, target: _Target) -> TargetStatus:
+        if target.state is _State.WAITING:
+            state = "failed" if target.try_after is None else "retrying"
+        else:
+            state = target.state.name.lower()
+        return TargetStatus(
+            address, state, target.last_error, target.try_after if state == "retrying" else None
+        )
+
+    def _valid(
+        self, live: Collection[LiveConnection], records: Mapping[PeerName, PeerRecord]
+    ) -> dict[Address, None]:
+        names = {connection.peer for connection in live}
+        addresses = {connection.remote for connection in live}
+        inbound_hosts = {connection.remote.host for connection in live if not connection.outbound}
+        valid: dict[Address, None] = {}
+        for typed in self._direct.values():
+            address = self._with_port(typed)
+            by_host = typed.port == 0 and address.host in inbound_hosts
+            if address not in addresses and not by_host and self.peer_at(address) not in names:
+                valid[address] = None
+        if self._discovery:
+            for record in records.values():
+                if record.name == self._own:
+                    continue
+                for connection in record.connections:
+                    if connection.remote == self._own or connection.remote in names:
+                        continue
+                    found = parse_address(connection.address)
+                    if found is not None:
+                        valid[found if connection.outbound else Address(found.host, self._port)] = None
+        return valid
+
+    def _count(self, state: _State) -> int:
+        return sum(target.state is state for target in self._targets.values())
+
+    def _with_port(self, address: Address) -> Address:
+        return address if address.port else Address(address.host, self._port)
+
+
+@lru_cache(maxsize=limits.TARGETS_MAX)
+def parse_address(text: str) -> Address | None:
+    """Returns the address that a peer published as "ip:port" or "[ip]:port", or None if it isn't one."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16):
+        return None
+    if (
+        address.is_multicast
+        or address.is_unspecified
+        or (isinstance(address, ipaddress.IPv6Address) and address.scope_id)
+    ):
+        return None
+    return Address(str(address), int(port))

@@ -1,0 +1,196 @@
+"""Gossip: named channels over the mesh, each a value that every peer merges.
+
+Rules of this file. Everything queued while one event is handled is merged per neighbour and channel, and encoded once
+when `flush` is called at its end. What is relayed is what was new, so no news makes no traffic. A channel that we don't
+know is relayed unread. A payload that can't be handled raises, and costs the link that it came in by, nothing else.
+The thing people get wrong: routes must be fresh whenever a message is relayed, or a peer that joined a moment ago is
+passed over until the next periodic gossip.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+from weavepy.events import Entropy, PeerName
+from weavepy.mesh.routes import Routes
+from weavepy.mesh.surrogate import Surrogates
+from weavepy.mesh.topology import NO_PEER
+from weavepy.wire.messages import Broadcast, Gossip, Message, Unicast
+
+
+class News(Protocol):
+    """Something to be gossiped: a hashable value, encoded as late as possible so that it is the latest."""
+
+    def merge(self, later: Self) -> Self:
+        """Returns the news that stand for both."""
+
+    def encode(self) -> list[bytes]:
+        """Returns the payloads of the messages that carry it."""
+
+
+class Channel(Protocol):
+    """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their link."""
+
+    name: str
+
+    def merge_gossip_untrusted(self, payload: bytes, now: float) -> News | None:
+        """Merges what a neighbour gossiped and returns what was new, to be sent on."""
+
+    def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> News | None:
+        """Merges what `source` broadcast and returns what goes on along its tree."""
+
+    def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> None:
+        """Takes what `source` sent to us alone."""
+
+    def complete(self) -> News | None:
+        """Returns the whole state, for periodic gossip and for new neighbours."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits to be sent to one neighbour on one channel: gossip first, then broadcasts by source."""
+
+    gossip: News | None = None
+    broadcasts: dict[PeerName, News] = field(default_factory=dict)
+
+
+class Gossiper:
+    """All channels of one router, and what is queued for its neighbours."""
+
+    def __init__(self, own: PeerName, routes: Callable[[], Routes], entropy: Entropy) -> None:
+        """`routes` returns the routes of this moment; they are asked for whenever something is sent."""
+        self._own = own
+        self._routes = routes
+        self._entropy = entropy
+        self._channels: dict[str, Channel] = {}
+        self._surrogates = Surrogates()
+        self._neighbours: dict[PeerName, dict[str, _Queue]] = {}
+        self._unicasts: list[tuple[PeerName, Unicast]] = []
+
+    def add_channel(self, channel: Channel) -> None:
+        """Handles the channel from now on instead of relaying it unread."""
+        self._channels[channel.name] = channel
+
+    def add_neighbour(self, neighbour: PeerName) -> None:
+        """Sends to `neighbour` from now on."""
+        self._neighbours[neighbour] = {}
+
+    def remove_neighbour(self, neighbour: PeerName) -> None:
+        """Drops what is queued for `neighbour` and sends to it no more."""
+        self._neighbours.pop(neighbour, None)
+
+    def handle_untrusted(
+        self, neighbour: PeerName, message: Gossip | Unicast | Broadcast, now: float
+    ) -> None:
+        """Takes one message from `neighbour` and queues what must go on. Raises what the channel raises."""
+        match message:
+            case Gossip(name, _, payload):
+                news = self._channel(name).merge_gossip_untrusted(payload, now)
+                if news is not None:
+                    self.publish(name, news, without=neighbour)
+            case Unicast(name, source, destination, payload) if destination == self._own:
+                self._channel(name).handle_unicast_untrusted(source, payload, now)
+            case Unicast(destination=destination):
+                # While views differ, two routers may each think the other is nearer; this keeps it from bouncing.
+                if self._routes().unicast_all.get(destination) != neighbour:
+                    self._relay(message, destination)
+            case Broadcast(name, source, payload):
+                news = self._channel(name).merge_broadcast_untrusted(source, payload, now)
+                if news is not None:
+                    self._spread(name, source, news)
+
+    def publish(self, channel: str, news: News, *, without: PeerName = NO_PEER) -> None:
+        """Queues `news` for a few neighbours chosen at random, who pass it on."""
+        for neighbour in choose_neighbours(self._routes().unicast_all, without, self._entropy):
+            self._gossip_to(neighbour, channel, news)
+
+    def broadcast(self, channel: str, news: News) -> None:
+        """Queues `news` for everybody, along our broadcast tree."""
+        self._spread(channel, self._own, news)
+
+    def unicast(self, channel: str, destination: PeerName, payload: bytes) -> bool:
+        """Queues `payload` for `destination` alone; False if no route leads there."""
+        return self._relay(Unicast(channel, self._own, destination, payload), destination)
+
+    def publish_complete(self) -> None:
+        """Queues the whole state of every channel for a few neighbours (the periodic gossip)."""
+        for channel in self._channels.values():
+            news = channel.complete()
+            if news is not None:
+                self.publish(channel.name, news)
+
+    def send_complete(self, neighbour: PeerName) -> None:
+        """Queues the whole state of every channel for one neighbour."""
+        for channel in self._channels.values():
+            news = channel.complete()
+            if news is not None:
+                self._gossip_to(neighbour, channel.name, news)
+
+    def flush(self) -> Iterator[tuple[PeerName, Message]]:
+        """Yields and forgets everything queued, as messages to neighbours."""
+        unicasts, self._unicasts = self._unicasts, []
+        yield from unicasts
+        encoded: dict[News, list[bytes]] = {}  # the same news go to many neighbours
+
+        def payloads(news: News) -> Iterable[bytes]:
+            if news not in encoded:
+                encoded[news] = news.encode()
+            return encoded[news]
+
+        for neighbour, queues in self._neighbours.items():
+            for name, queue in queues.items():
+                if queue.gossip is not None:
+                    for payload in payloads(queue.gossip):
+                        yield neighbour, Gossip(name, self._own, payload)
+                for source, news in queue.broadcasts.items():
+                    for payload in payloads(news):
+                        yield neighbour, Broadcast(name, source, payload)
+            queues.clear()
+
+    def _channel(self, name: str) -> Channel:
+        known = self._channels.get(name)
+        return known if known is not None else self._surrogates.channel(name)
+
+    def _gossip_to(self, neighbour: PeerName, channel: str, news: News) -> None:
+        queue = self._queue(neighbour, channel)
+        if queue is not None:
+            queue.gossip = news if queue.gossip is None else queue.gossip.merge(news)
+
+    def _spread(self, channel: str, source: PeerName, news: News) -> None:
+        for neighbour in self._routes().broadcast_all(source):
+            queue = self._queue(neighbour, channel)
+            if queue is not None:
+                waiting = queue.broadcasts.get(source)
+                queue.broadcasts[source] = news if waiting is None else waiting.merge(news)
+
+    def _relay(self, message: Unicast, destination: PeerName) -> bool:
+        neighbour = self._routes().unicast_all.get(destination, NO_PEER)
+        if neighbour not in self._neighbours:
+            return False
+        self._unicasts.append((neighbour, message))
+        return True
+
+    def _queue(self, neighbour: PeerName, channel: str) -> _Queue | None:
+        queues = self._neighbours.get(neighbour)
+        return None if queues is None else queues.setdefault(channel, _Queue())
+
+
+def choose_neighbours(
+    unicast_all: Mapping[PeerName, PeerName], without: PeerName, entropy: Entropy
+) -> list[PeerName]:
+    """Draws at most 2 log2(peers) neighbours, each in proportion to the peers that it leads to (Weave Net 2.8.1)."""
+    weights: dict[PeerName, int] = {}
+    for hop in unicast_all.values():
+        if hop not in (NO_PEER, without):
+            weights[hop] = weights.get(hop, 0) + 1
+    chosen: list[PeerName] = []
+    for _ in range(min(int(2 * math.log2(max(1, len(unicast_all)))), len(weights))):
+        mark = entropy.random() * sum(weights.values())
+        for neighbour in sorted(weights):
+            mark -= weights[neighbour]
+            if mark < 0:
+                break
+        chosen.append(neighbour)
+        del weights[neighbour]
+    return chosen
