@@ -110,7 +110,7 @@ def _host_name(inode: int) -> str:
 
 
 def _make_pair(host: Route, fd: int, inode: int, mtu: int) -> tuple[str, Link]:
-    """Makes the pair in one request, so there is never half of it, by the first name free in the container."""
+    """Makes the pair in one request, so there is never half of it, by the first free name."""
     for number in range(_NAMES_TRIED):
         name = CONTAINER if number == 0 else f"{CONTAINER}{number - 1}"
         peer = {"ifname": name, "net_ns_fd": fd, "mtu": mtu}

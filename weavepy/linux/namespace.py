@@ -46,7 +46,7 @@ class Namespace:
         self._cleanup.close()
 
     def announce(self, interface: str, mac: bytes, address: bytes) -> None:
-        """Broadcasts a gratuitous ARP request (RFC 5227 section 3), so that others learn of a move at once."""
+        """Broadcasts a gratuitous ARP request (RFC 5227 section 3), so others learn of a move at once."""
         arp = b"\x00\x01\x08\x00\x06\x04\x00\x01" + mac + address + bytes(6) + address
         self._packet.bind((interface, 0))
         self._packet.send(b"\xff" * 6 + mac + _ETHERTYPE_ARP.to_bytes(2) + arp)

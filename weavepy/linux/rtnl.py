@@ -129,7 +129,7 @@ def route(fileno: int | None = None) -> Iterator[Route]:
 
 
 def set_sysctl(path: str, value: str) -> bool:
-    """Writes /proc/sys/net/`path` in the calling thread's namespace; False if /proc is read-only or lacks it."""
+    """Writes /proc/sys/net/`path` in the calling thread's namespace; False if it can't."""
     try:
         (Path("/proc/sys/net") / path).write_text(value)
     except OSError:
