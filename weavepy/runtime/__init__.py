@@ -1,0 +1,1 @@
+"""The asyncio shell: owns sockets, timers and the clock, and performs what the pure router asks for."""

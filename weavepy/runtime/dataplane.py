@@ -1,0 +1,136 @@
+"""The engine as the router sees it: effects go in as calls, what the engine noticed comes out as events.
+
+Rules of this file. Every call happens on the loop's thread, because the engine's methods belong to one
+thread. No decision is taken here; an effect that the engine refuses is counted by the caller, not repaired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from weavepy import limits
+from weavepy.events import (
+    Address,
+    Effect,
+    Event,
+    ForgetMacs,
+    HeartbeatReceived,
+    KeyInstall,
+    KeyRetire,
+    KeyWorn,
+    LinkAdd,
+    LinkMoved,
+    LinkRemote,
+    LinkRemove,
+    SendHeartbeat,
+    Tables,
+)
+
+log = logging.getLogger("weavepy.engine")
+
+LINK_EFFECTS = (LinkAdd, LinkRemote, LinkRemove, KeyInstall, KeyRetire, SendHeartbeat, Tables, ForgetMacs)
+
+
+class EngineLike(Protocol):
+    """The part of `_fastpath.Engine` that is used here; a test's fake has it too."""
+
+    event_fd: int
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def poll_events(self) -> list[tuple[str, int, bool, int, str, int]]: ...
+    def link_add(self, index: int, peer: int, clear: bool) -> None: ...
+    def link_remote(
+        self, index: int, remote_index: int, host: str, port: int, local_host: str, path_mtu: int
+    ) -> None: ...
+    def link_remove(self, index: int) -> None: ...
+    def key_install(self, index: int, sending: bool, epoch: int, cipher: str, keys: list[bytes]) -> None: ...
+    def key_retire(self, index: int, epoch: int) -> None: ...
+    def heartbeat(self, index: int, heard: bool) -> None: ...
+    def set_tables(
+        self, peers: list[tuple[int, int, int]], trees: list[tuple[int, tuple[int, ...]]]
+    ) -> None: ...
+    def mac_pin(self, mac: bytes) -> None: ...
+    def mac_unpin(self, mac: bytes) -> None: ...
+    def mac_forget_peer(self, peer: int) -> int: ...
+    def mac_expire(self, max_age_ms: int) -> int: ...
+    def mac_entries(self) -> list[tuple[bytes, int, int, bool]]: ...
+    def counters(self) -> dict[str, int]: ...
+    def link_counters(self, index: int) -> dict[str, int]: ...
+    def offloads(self) -> dict[str, bool]: ...
+
+
+class DataPlane:
+    """Drives one engine. `start` hands its events to `handle` until `stop`."""
+
+    def __init__(self, engine: EngineLike) -> None:
+        self.engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: Callable[[Event], None] = lambda _event: None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, handle: Callable[[Event], None]) -> None:
+        self._loop, self._handle = loop, handle
+        self.engine.start()
+        loop.add_reader(self.engine.event_fd, self._poll)
+        self._expiry = loop.call_later(limits.MAC_EXPIRE_PERIOD_S, self._expire)
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self.engine.event_fd)
+            self._loop = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self.engine.stop()
+
+    def perform(self, effect: Effect) -> None:
+        """Performs one of LINK_EFFECTS."""
+        engine = self.engine
+        match effect:
+            case SendHeartbeat():
+                engine.heartbeat(effect.index, effect.heard)
+            case LinkAdd():
+                engine.link_add(effect.index, effect.peer, effect.clear)
+            case LinkRemote():
+                engine.link_remote(
+                    effect.index,
+                    effect.remote_index,
+                    effect.remote.host,
+                    effect.remote.port,
+                    effect.local.host,
+                    effect.path_mtu,
+                )
+            case LinkRemove():
+                engine.link_remove(effect.index)
+            case KeyInstall():
+                engine.key_install(
+                    effect.index, effect.sending, effect.epoch, effect.cipher, list(effect.keys)
+                )
+            case KeyRetire():
+                engine.key_retire(effect.index, effect.epoch)
+            case Tables():
+                engine.set_tables(list(effect.peers), list(effect.trees))
+            case ForgetMacs():
+                engine.mac_forget_peer(effect.peer)
+            case _:
+                raise TypeError(f"not an effect of the data plane: {type(effect).__name__}")
+
+    def _poll(self) -> None:
+        for kind, index, heard, rtt_us, host, port in self.engine.poll_events():
+            match kind:
+                case "heartbeat":
+                    self._handle(HeartbeatReceived(index, heard, rtt_us, Address(host, port)))
+                case "moved":
+                    self._handle(LinkMoved(index, Address(host, port)))
+                case "worn":
+                    self._handle(KeyWorn(index))
+                case _:
+                    log.error("the engine reports %r, which this version doesn't know", kind)
+
+    def _expire(self) -> None:
+        self.engine.mac_expire(int(limits.MAC_AGE_S * 1000))
+        if self._loop is not None:
+            self._expiry = self._loop.call_later(limits.MAC_EXPIRE_PERIOD_S, self._expire)

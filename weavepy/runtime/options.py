@@ -1,0 +1,133 @@
+"""What a router is launched with, checked once.
+
+Rules of this file. Options come from the command line as JSON and from the store as JSON, and both are
+checked by the same code. Secrets are no options: the password travels beside them (`credentials.py`) and is
+never stored with them. What isn't said takes the value of the last launch only if nothing was said at all;
+see `merge`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from weavepy import limits
+from weavepy.errors import LocalError
+
+DEFAULT_PORT = 6783
+DEFAULT_STATUS_ADDRESS = "127.0.0.1:6782"
+CIPHERS = ("aes-256-gcm", "chacha20-poly1305")
+OFFLOADS = ("tso", "uso", "gso", "gro", "csum")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """Everything that makes one router differ from another, except its secrets, its peers and its
+    directories."""
+
+    no_encryption: bool = False
+    cipher: str = "auto"
+    name: str = ""  # empty: from the host's key
+    nickname: str = ""  # empty: the host name at start
+    host: str = ""  # empty: every address
+    port: int = DEFAULT_PORT
+    mtu: int = limits.OVERLAY_MTU_DEFAULT
+    no_discovery: bool = False
+    conn_limit: int = limits.CONN_LIMIT_DEFAULT
+    http_addr: str = ""  # empty: off
+    status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
+    no_offload: str = ""
+    shards: int = 1
+    log_level: str = "info"
+    json_logs: bool = False
+    rekey_interval: float = limits.REKEY_INTERVAL_S
+
+    def __post_init__(self) -> None:
+        """Refuses what can't work, naming the flag."""
+        if self.cipher != "auto" and self.cipher not in CIPHERS:
+            raise LocalError(f"--cipher {self.cipher}: choose auto, {' or '.join(CIPHERS)}")
+        if not 1 <= self.port <= 65535:
+            raise LocalError(f"--port {self.port}: a port is 1 to 65535")
+        if not limits.OVERLAY_MTU_MIN <= self.mtu <= limits.OVERLAY_MTU_MAX:
+            raise LocalError(f"--mtu {self.mtu}: {limits.OVERLAY_MTU_MIN} to {limits.OVERLAY_MTU_MAX} work")
+        if not 0 <= self.conn_limit < limits.LINKS_MAX:
+            raise LocalError(
+                f"--conn-limit {self.conn_limit}: 1 to {limits.LINKS_MAX - 1}, or 0 for the most"
+            )
+        if not 1 <= self.shards <= limits.LANES_MAX:
+            raise LocalError(f"--shards {self.shards}: 1 to {limits.LANES_MAX} work")
+        if self.log_level not in LOG_LEVELS:
+            raise LocalError(f"--log-level {self.log_level}: choose {', '.join(LOG_LEVELS)}")
+        if self.rekey_interval < 1:
+            raise LocalError(f"--rekey-interval {self.rekey_interval}: at least one second")
+        if len(self.nickname.encode()) > limits.NICKNAME_BYTES_MAX:
+            raise LocalError(
+                f"--nickname is longer than {limits.NICKNAME_BYTES_MAX} bytes; choose a shorter one"
+            )
+        self.offloads_off()
+        for flag, text in (("--status-addr", self.status_addr), ("--http-addr", self.http_addr)):
+            if text:
+                split_host_port(text, flag)
+
+    def offloads_off(self) -> frozenset[str]:
+        """Which offloads the operator switched off."""
+        names = frozenset(part.strip() for part in self.no_offload.split(",") if part.strip())
+        if "all" in names:
+            return frozenset(OFFLOADS)
+        if unknown := names - set(OFFLOADS):
+            raise LocalError(f"--no-offload {sorted(unknown)[0]}: choose from {', '.join(OFFLOADS)} or all")
+        return names
+
+    def nickname_or_default(self) -> str:
+        return self.nickname or socket.gethostname()
+
+    def max_connections(self) -> int:
+        return self.conn_limit or limits.LINKS_MAX - 1
+
+
+def options_from_json(values: Mapping[str, object]) -> LaunchOptions:
+    """Builds options from JSON values; LocalError for an unknown name or a value of the wrong type."""
+    reference = LaunchOptions()
+    known = {field.name for field in fields(LaunchOptions)}
+    checked: dict[str, object] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise LocalError(f"unknown option {name!r}; see `weavepy launch --help`")
+        expected = type(getattr(reference, name) if name != "status_addr" else "")
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise LocalError(
+                f"option {name!r} must be of type {expected.__name__}, not {type(value).__name__}"
+            )
+        checked[name] = value
+    return LaunchOptions(**checked)  # type: ignore[arg-type]
+
+
+def merge(
+    *,
+    flags: Mapping[str, object],
+    environment: Mapping[str, object],
+    stored: Mapping[str, object],
+    config: Mapping[str, object],
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Returns (what this launch uses, what to keep for the next one).
+
+    A launch without flags is the last launch again; one with flags says all there is to say, so that a flag
+    that is taken out of a script is really gone. The environment is kept with the flags, because a unit
+    file that starts the router later doesn't have it. The configuration file is not kept: it is still there
+    next time.
+    """
+    kept = {**({} if flags else stored), **environment, **flags}
+    return {**config, **kept}, kept
+
+
+def split_host_port(text: str, flag: str) -> tuple[str, int]:
+    """Splits "127.0.0.1:6782" or "[::1]:6782"; LocalError naming `flag` if it is neither."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise LocalError(f"{flag} {text}: write it as ADDRESS:PORT, for example 127.0.0.1:6782")
+    return host, int(port)

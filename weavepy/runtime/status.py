@@ -1,0 +1,148 @@
+"""Turns a report into the texts that `weavepy status` prints: Weave Net 2.8.1's formats and one verdict line.
+
+Rules of this file. Pure: a report in, text out. Labels end at column 15, so that scripts written for Weave
+Net (`grep -oP '(?<= Name: ).*'`) go on working. Names come from peers: whatever isn't printable is shown
+escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+
+STATES = ("established", "pending", "retrying", "failed", "connecting")
+
+
+def render_status(report: Report) -> str:
+    """The whole `weavepy status`: version, the router's block, warnings, verdict."""
+    router = report["Router"]
+    low, high = router["ProtocolMinVersion"], router["ProtocolMaxVersion"]
+    versions = str(high) if low == high else f"{low}..{high}"
+    targets = router["Targets"] or []
+    lines = [
+        _label("Version", report["Version"]),
+        "",
+        _label("Service", "router"),
+        _label("Protocol", f"{router['Protocol']} {versions}"),
+        _label("Name", _peer(router["Name"], router["NickName"])),
+        _label("Encryption", _switch(router["Encryption"])),
+        _label("PeerDiscovery", _switch(router["PeerDiscovery"])),
+        _label("Targets", str(len(targets))),
+        _label("Connections", _connections_summary(router["Connections"] or [])),
+        _label("Peers", _peers_summary(router["Peers"] or [])),
+        _label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
+        "",
+        *(f"Warning: {_visible(text)}" for text in report.get("Warnings", ())),
+    ]
+    _, text = verdict(report)
+    return "\n".join([*lines, text, ""])
+
+
+def render_connections(report: Report) -> str:
+    """One line per connection: direction, address, state, and how it is carried or why it isn't."""
+    lines = []
+    for connection in report["Router"]["Connections"] or []:
+        arrow = "->" if connection["Outbound"] else "<-"
+        parts = [
+            f"{arrow} {connection['Address']:<21} {connection['State']:<11}",
+            _visible(connection["Info"]),
+        ]
+        attrs = connection.get("Attrs") or {}
+        parts += [
+            f"{key}={attrs[key]}" for key in ("cipher", "mtu", "rtt_ms", "epoch", "since_s") if attrs.get(key)
+        ]
+        lines.append(" ".join(part for part in parts if part))
+    return _text(lines)
+
+
+def render_peers(report: Report) -> str:
+    """Every peer that we know of, and under it whom it is connected to."""
+    lines = []
+    for peer in report["Router"]["Peers"] or []:
+        lines.append(_peer(peer["Name"], peer["NickName"]))
+        for connection in peer["Connections"] or []:
+            arrow = "->" if connection["Outbound"] else "<-"
+            remote = _peer(connection["Name"], connection["NickName"])
+            state = "established" if connection["Established"] else "pending"
+            lines.append(f"   {arrow} {connection['Address']:<21} {remote:<37} {state}")
+    return _text(lines)
+
+
+def render_targets(report: Report) -> str:
+    """What the operator asked us to be connected to, one per line."""
+    return _text(sorted(report["Router"]["Targets"] or []))
+
+
+def verdict(report: Report) -> tuple[bool, str]:
+    """Returns (nothing needs attention, one sentence for a person)."""
+    router = report["Router"]
+    connections: Sequence[Report] = router["Connections"] or []
+    up = [c for c in connections if c["State"] == "established"]
+    down = [c for c in connections if c["State"] not in ("established", "connecting", "pending")]
+    coming = [c for c in connections if c["State"] in ("connecting", "pending")]
+    if down:
+        first = down[0]
+        more = f" ({len(down) - 1} more like it in `weavepy status connections`)" if len(down) > 1 else ""
+        joined = f"{len(up)} of {len(connections)} peers established. " if up else ""
+        return (
+            False,
+            f"{joined}Not connected: {first['Address']}: {_visible(first['Info']) or first['State']}{more}.",
+        )
+    if coming:
+        names = ", ".join(c["Address"] for c in coming[:3])
+        return (
+            False,
+            f"Not there yet: {len(up)} of {len(connections)} peers established, waiting for {names}.",
+        )
+    if unresolved := report.get("Unresolved", ()):
+        return False, f"Not connected: the name {_visible(unresolved[0])} has no address; see your DNS."
+    if not up:
+        return True, "Ready, but alone: no peer was named yet; join one with `weavepy connect <host>`."
+    return True, f"All well: {len(up)} of {len(up)} peers established, {_protection(up)}."
+
+
+def _protection(connections: Sequence[Report]) -> str:
+    attributes = [c.get("Attrs") or {} for c in connections]
+    clear = sum(1 for a in attributes if not a.get("encrypted", True))
+    if clear:
+        return "NOT encrypted" if clear == len(connections) else f"{clear} of them NOT encrypted"
+    ciphers = sorted({a["cipher"] for a in attributes if a.get("cipher")})
+    return f"encrypted ({', '.join(ciphers)})" if ciphers else "encrypted"
+
+
+def _connections_summary(connections: Sequence[Report]) -> str:
+    counts = Counter(c["State"] for c in connections)
+    listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{len(connections)} ({listed})" if listed else str(len(connections))
+
+
+def _peers_summary(peers: Sequence[Report]) -> str:
+    counts = Counter(bool(c["Established"]) for p in peers for c in p["Connections"] or [])
+    listed = ", ".join(
+        f"{counts[up]} {word}" for up, word in ((True, "established"), (False, "pending")) if counts[up]
+    )
+    return f"{len(peers)} (with {listed} connections)" if listed else str(len(peers))
+
+
+def _label(label: str, value: str) -> str:
+    return f"{label:>15}: {value}"
+
+
+def _switch(on: bool) -> str:
+    return "enabled" if on else "disabled"
+
+
+def _peer(name: str, nickname: str) -> str:
+    return f"{name}({_visible(nickname)})"
+
+
+def _visible(text: str) -> str:
+    """Escapes what a terminal would obey instead of show."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(line + "\n" for line in lines)
