@@ -118,7 +118,7 @@ class GobWriter:
             self._define(member)
 
     def _definition(self, schema: Struct | Slice | Map, type_id: int) -> bytes:
-        """Encodes a wireType: its field 2 is a slice, 3 a struct, 4 a map; their field 1 is the CommonType."""
+        """Encodes a wireType: field 2 is a slice, 3 a struct, 4 a map; their field 1 is the CommonType."""
         name = schema.name.encode()
         common = b"\1" + (b"\1" + encode_octets(name) + b"\1" if name else b"\2") + encode_int(type_id) + _END
         members = [encode_int(self._number(member)) for member in _members(schema)]

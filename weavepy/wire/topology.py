@@ -94,7 +94,7 @@ def encode_topology(records: Iterable[PeerRecord]) -> bytes:
 
 
 def decode_topology_untrusted(data: bytes) -> list[PeerRecord]:
-    """Decodes a topology payload; raises WireError. A peer may come twice, what that means is the caller's."""
+    """Decodes a topology payload; raises WireError. A peer may come twice."""
     reader = GobReader(data)
     records: list[PeerRecord] = []
     while not reader.at_end:
