@@ -25,8 +25,7 @@ def plain_host(host: str) -> str:
 
 
 def split_peer(text: str) -> Address:
-    """Splits a peer as typed: `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address. LocalError
-    if none."""
+    """Splits a peer as typed: `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address."""
     host, port = text, ""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")

@@ -87,8 +87,7 @@ class ControlConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() <= limits.SEND_BACKLOG_BYTES_MAX
 
     def close(self) -> None:
-        """Closes after what was sent is flushed, at the latest after FLUSH_TIMEOUT_S. Reports nothing any
-        more."""
+        """Closes after what was sent is flushed, or after FLUSH_TIMEOUT_S. Reports nothing any more."""
         self._owner = None
         if self._transport is not None:
             self._transport.close()
@@ -193,8 +192,7 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 
 async def connect(host: str, port: int, bind_host: str) -> socket.socket:
-    """Returns a connected non-blocking socket within DIAL_TIMEOUT_S; OSError or TimeoutError if it can't be
-    had."""
+    """Returns a connected non-blocking socket within DIAL_TIMEOUT_S, or raises OSError or TimeoutError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:

@@ -13,24 +13,21 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nacl.bindings import crypto_scalarmult_base
-
 from weavepy import limits
+from weavepy.crypto.identity import SECRET_BYTES, Identity
 from weavepy.crypto.password import estimate_bits
 from weavepy.errors import LocalError, WireError
 from weavepy.events import PeerName
-from weavepy.wire.peername import parse_peer_name, peer_name_of_key
+from weavepy.wire.peername import parse_peer_name
 
 KEY_FILE = "identity.key"
 PASSWORD_FILE = "password"
-KEY_BYTES = 32
 PASSWORD_BYTES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Password:
-    """The network's password and where it came from. `source` is what the store keeps: a path or the word
-    "kept"."""
+    """The network's password, and as `source` where it came from: {"file": path} or {"kept": "yes"}."""
 
     text: str = field(repr=False)
     source: dict[str, str]
@@ -39,9 +36,9 @@ class Password:
 
 def load_peer_name(state_dir: Path, override: str) -> PeerName:
     """Returns the name that the host's key gives it, or `override`; makes the key at the first start."""
-    public_key = crypto_scalarmult_base(_load_key(state_dir / KEY_FILE))
+    identity = Identity(_load_key(state_dir / KEY_FILE))
     if not override:
-        return peer_name_of_key(public_key)
+        return identity.name
     try:
         name = parse_peer_name(override)
     except WireError as error:
@@ -98,7 +95,7 @@ def _load_key(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        key = os.urandom(KEY_BYTES)
+        key = os.urandom(SECRET_BYTES)
         write_secret(path, key)
         return key
     except OSError as error:
@@ -110,8 +107,8 @@ def _load_key(path: Path) -> bytes:
                 f"{path} has mode {mode:04o}, so others may have read this host's key; "
                 f"`chmod 600 {path}` if you are sure that nobody did, else `weavepy reset`"
             )
-        key = file.read(KEY_BYTES + 1)
-    if len(key) != KEY_BYTES:
+        key = file.read(SECRET_BYTES + 1)
+    if len(key) != SECRET_BYTES:
         raise LocalError(
             f"{path} is damaged: restore it from a backup, or `weavepy reset` to become a new host"
         )
@@ -145,5 +142,6 @@ def _strength_warning(text: str) -> tuple[str, ...]:
     if estimate_bits(text) >= limits.PASSWORD_BITS_WARN:
         return ()
     return (
-        "the password is weak: whoever records the traffic can try guesses at leisure; `weavepy keygen` makes a strong one",
+        "the password is weak: whoever records the traffic can try guesses at leisure; "
+        "`weavepy keygen` makes a strong one",
     )

@@ -18,8 +18,9 @@ FILES_KEPT = 3
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: time (RFC 3339, UTC), level, logger, text and, after an exception, its
-    traceback."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, text, and a traceback if there is
+    one.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

@@ -24,8 +24,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """Everything that makes one router differ from another, except its secrets, its peers and its
-    directories."""
+    """What makes one router differ from another, except its secrets, its peers and its directories."""
 
     no_encryption: bool = False
     cipher: str = "auto"

@@ -170,8 +170,7 @@ class Shell:
                 entry[1].set_result(None)
 
     def _router_failed(self, event: Event, error: Exception) -> None:
-        """Counts, and closes the link whose event it was; the router hears of it as of any lost
-        connection."""
+        """Counts, and closes the link whose event it was; the router hears of it as of any lost one."""
         self.counters["router_errors"] += 1
         log.error("an event (%s) went wrong", type(event).__name__, exc_info=error)
         conn = getattr(event, "conn", None)

@@ -1,0 +1,136 @@
+"""What the operator can see and do: the router, the engine and the containers as one thing.
+
+Rules of this file. Everything the API offers is a method here, and nothing else is. Answers are JSON values.
+A peer's fate is told in words that say what to do, because most of what goes wrong is a password or a
+firewall.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from weavepy import __version__
+from weavepy.errors import LocalError
+from weavepy.runtime.attachments import Attachments
+from weavepy.runtime.dataplane import DataPlane
+from weavepy.runtime.shell import RouterLike, Shell
+from weavepy.runtime.targets import Targets
+
+FAILED = "failed"
+
+
+class ReportingRouter(RouterLike, Protocol):
+    """The part of `router.Router` that answers questions."""
+
+    def report(self, now: float) -> dict[str, object]: ...
+    def targets(self) -> dict[str, str]: ...
+
+
+class Operator:
+    """Implements `api.Control` on a running router."""
+
+    def __init__(
+        self,
+        router: ReportingRouter,
+        shell: Shell,
+        data_plane: DataPlane,
+        targets: Targets,
+        attachments: Attachments,
+        *,
+        warnings: Sequence[str],
+        interface: str,
+        request_stop: Callable[[], None],
+    ) -> None:
+        self._router = router
+        self._shell = shell
+        self._data_plane = data_plane
+        self._targets = targets
+        self._attachments = attachments
+        self._warnings = tuple(warnings)
+        self._interface = interface
+        self._request_stop = request_stop
+
+    def report(self) -> dict[str, Any]:
+        """Everything there is to know, under Weave Net 2.8.1's key names where it had them."""
+        router: dict[str, Any] = dict(self._router.report(self._shell.clock()))
+        router["Targets"] = sorted({*router["Targets"], *self._targets.unresolved})
+        router["Interface"] = self._interface
+        router["MACs"] = self._macs(router["Peers"])
+        router["OverlayDiagnostics"] = {"fastpath": self._fastpath(router["Connections"])}
+        return {
+            "Ready": True,
+            "Version": __version__,
+            "VersionCheck": {"Enabled": False, "Success": False, "NewVersion": "", "NextCheckAt": ""},
+            "Warnings": list(self._warnings),
+            "Unresolved": [f"{name} ({why})" for name, why in sorted(self._targets.unresolved.items())],
+            "Router": router,
+            "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
+            "Attachments": [
+                {"Target": a.target, "Cidrs": list(a.cidrs), "Interface": a.interface, "Mac": a.mac.hex(":")}
+                for a in self._attachments.present.values()
+            ],
+        }
+
+    def _macs(self, peers: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        nicknames = {peer["Name"]: peer["NickName"] for peer in peers or ()}
+        now = time.time()
+        entries = []
+        for mac, peer, age_ms, _pinned in self._data_plane.engine.mac_entries():
+            name = peer.to_bytes(6, "big").hex(":")
+            seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - age_ms / 1000))
+            entries.append(
+                {"Mac": mac.hex(":"), "Name": name, "NickName": nicknames.get(name, ""), "LastSeen": seen}
+            )
+        return entries
+
+    def _fastpath(self, connections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        engine = self._data_plane.engine
+        links = {}
+        for connection in connections or ():
+            index = (connection.get("Attrs") or {}).get("index")
+            if index and connection["State"] == "established":
+                links[connection["Address"]] = engine.link_counters(index)
+        return {"Counters": engine.counters(), "Offloads": engine.offloads(), "Links": links}
+
+    async def connect(self, peers: Sequence[str], *, replace: bool, wait_s: float) -> list[dict[str, Any]]:
+        """Makes `peers` targets, waits up to `wait_s` for each to be connected or refused, and says which."""
+        unresolved = await self._targets.connect(peers, replace=replace, keep_unresolved=False)
+        asked = [peer for peer in dict.fromkeys(peers) if peer not in unresolved]
+        if wait_s:
+            await self._shell.wait_until(lambda: self._all_decided(asked), wait_s)
+        states = self._router.targets()
+        results = [{"peer": peer, "state": FAILED, "text": why} for peer, why in unresolved.items()]
+        for peer in asked:
+            state, _, reason = states.get(peer, "connecting").partition(": ")
+            results.append({"peer": peer, "state": state, "text": reason})
+        return sorted(results, key=lambda result: list(peers).index(result["peer"]))
+
+    def _all_decided(self, peers: Sequence[str]) -> bool:
+        states = self._router.targets()
+        return all(states.get(peer, "").partition(": ")[0] in ("established", FAILED) for peer in peers)
+
+    async def forget(self, peers: Sequence[str]) -> None:
+        """Drops `peers` from the targets; a live connection stays, as in Weave Net."""
+        known = {*self._router.targets(), *self._targets.unresolved}
+        if unknown := [peer for peer in peers if peer not in known]:
+            listed = ", ".join(sorted(known)) or "none"
+            raise LocalError(f"{unknown[0]} is not a target; the targets are: {listed}")
+        self._targets.forget(peers)
+
+    async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
+        attachment = await self._attachments.attach(target, cidrs)
+        return {
+            "target": target,
+            "cidrs": list(attachment.cidrs),
+            "interface": attachment.interface,
+            "mac": attachment.mac.hex(":"),
+        }
+
+    async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
+        left = await self._attachments.detach(target, cidrs)
+        return {"target": target, "cidrs": list(left.cidrs) if left else []}
+
+    def stop(self) -> None:
+        self._request_stop()
