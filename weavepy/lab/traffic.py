@@ -80,7 +80,7 @@ def parse_ping(text: str) -> Ping:
     return Ping(int(counts[1]), int(counts[2]), average, longest)
 
 
-def tcp(client: Space, server: Space, address: str, *, seconds: float = 2.0, streams: int = 1) -> TcpRun:
+def tcp(client: Space, server: Space, address: str, *, seconds: int = 2, streams: int = 1) -> TcpRun:
     """Sends TCP from `client` to `server` at `address`, as fast as it goes, and returns what was received."""
     result = _iperf(client, server, address, seconds, ["-P", str(streams)])
     return TcpRun(
@@ -89,7 +89,7 @@ def tcp(client: Space, server: Space, address: str, *, seconds: float = 2.0, str
     )
 
 
-def udp(client: Space, server: Space, address: str, *, seconds: float, mbps: float, length: int) -> UdpRun:
+def udp(client: Space, server: Space, address: str, *, seconds: int, mbps: float, length: int) -> UdpRun:
     """Sends datagrams of `length` payload bytes at `mbps` megabits a second."""
     result = _iperf(client, server, address, seconds, ["-u", "-b", f"{mbps:g}M", "-l", str(length)])
     total = result["end"]["sum"]
@@ -144,7 +144,8 @@ def _vxlan_host(host: Host, other: Host, container: Space, address: str, mtu: in
     run_ip(
         host.name,
         f"link add br0 mtu {mtu} type bridge",
-        f"link add vx0 mtu {mtu} type vxlan id 42 dstport 4789 local {host.address} remote {other.address} dev eth0",
+        f"link add vx0 mtu {mtu} type vxlan id 42 dstport 4789 dev eth0 "
+        f"local {host.address} remote {other.address}",
         f"link add ve0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {container.name}",
         "link set vx0 master br0 up",
         "link set ve0 master br0 up",
@@ -153,9 +154,9 @@ def _vxlan_host(host: Host, other: Host, container: Space, address: str, mtu: in
     run_ip(container.name, f"addr add {address}/24 dev eth0", "link set eth0 up")
 
 
-def _iperf(client: Space, server: Space, address: str, seconds: float, options: list[str]) -> dict[str, Any]:
+def _iperf(client: Space, server: Space, address: str, seconds: int, options: list[str]) -> dict[str, Any]:
     listen = ["iperf3", "-s", "-1", "--forceflush", "-B", address, "-p", str(_IPERF_PORT)]
-    send = ["iperf3", "-c", address, "-p", str(_IPERF_PORT), "-J", "-t", f"{seconds:g}", "-O", "0.3"]
+    send = ["iperf3", "-c", address, "-p", str(_IPERF_PORT), "-J", "-t", str(seconds), "-O", "0.3"]
     with server.running(listen, "Server listening"):
         done = client.run([*send, *options], check=False, timeout_s=seconds + _IPERF_EXTRA_S)
     try:
