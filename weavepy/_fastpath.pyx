@@ -1,0 +1,696 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The compiled data path: typed access to native/. The types are in _fastpath.pyi, the bytes in docs/protocol.md.
+
+Rules of this file. It holds no protocol logic: it checks what Python hands over, and calls C. Nothing here runs per frame.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport read
+
+from weavepy.errors import LocalError, WireError
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum: AF_INET, AF_INET6
+    ctypedef unsigned int socklen_t
+    struct sockaddr_storage:
+        unsigned short ss_family
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *text, void *out)
+    const char *inet_ntop(int family, const void *address, char *out, socklen_t size)
+    uint16_t htons(uint16_t v)
+    uint16_t ntohs(uint16_t v)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "wire.h" nogil:
+    enum: WV_HEADER, WV_TAG, WV_RECORD, WV_PATH, WV_SLICE, WV_FRAME_MIN, WV_FRAME_MAX, WV_KIND_FRAME, WV_KIND_SLICE
+    enum: WV_LANES_MAX, WV_VNET_NEEDS_CSUM, WV_GSO_NONE
+    struct wv_vnet:
+        uint8_t flags
+        uint8_t gso_type
+
+cdef extern from "aead.h" nogil:
+    enum wv_cipher:
+        WV_CIPHER_AES_256_GCM
+        WV_CIPHER_CHACHA20_POLY1305
+    struct wv_aead:
+        const char *name
+        const char *backend
+    const wv_aead *wv_aead_find(wv_cipher id)
+    const wv_aead wv_openssl_gcm, wv_openssl_chacha
+
+cdef extern from "window.h" nogil:
+    struct wv_window:
+        uint64_t next
+    int wv_window_fresh(const wv_window *w, uint64_t counter)
+    int wv_window_accept(wv_window *w, uint64_t counter)
+
+cdef extern from "key.h" nogil:
+    struct wv_tx_key:
+        pass
+    struct wv_rx_key:
+        pass
+    wv_tx_key *wv_tx_key_new(const wv_aead *aead, uint64_t epoch, uint32_t lanes, const uint8_t *keys)
+    wv_rx_key *wv_rx_key_new(const wv_aead *aead, uint64_t epoch, uint32_t lanes, const uint8_t *keys)
+    void wv_tx_key_destroy(wv_tx_key *key)
+    void wv_rx_key_destroy(wv_rx_key *key)
+    long wv_seal(
+        wv_tx_key *key, uint32_t lane, uint32_t index, const uint8_t *plain, size_t len, uint8_t *out, size_t cap
+    )
+    int wv_open(wv_rx_key *key, uint8_t *datagram, size_t len, int *newest)
+
+cdef extern from "mactable.h" nogil:
+    uint64_t WV_MAC_UNKNOWN
+    enum: WV_MAC_MAX, WV_MAC_REFUSED
+    struct wv_mac_entry:
+        uint64_t mac, peer
+        uint32_t seen_ms
+        uint8_t pinned
+    struct wv_mactable:
+        pass
+    int wv_mactable_init(wv_mactable *t, uint32_t max)
+    void wv_mactable_free(wv_mactable *t)
+    int wv_mac_learn(wv_mactable *t, uint64_t mac, uint64_t peer, uint32_t now_ms)
+    uint64_t wv_mac_lookup(wv_mactable *t, uint64_t mac)
+    int wv_mac_pin(wv_mactable *t, uint64_t mac, uint32_t now_ms)
+    void wv_mac_unpin(wv_mactable *t, uint64_t mac)
+    uint32_t wv_mac_forget_peer(wv_mactable *t, uint64_t peer)
+    uint32_t wv_mac_expire(wv_mactable *t, uint32_t now_ms, uint32_t max_age_ms)
+    uint32_t wv_mac_entries(wv_mactable *t, wv_mac_entry *out, uint32_t cap)
+
+cdef extern from "frame.h" nogil:
+    struct wv_headers:
+        pass
+
+cdef extern from "record.h" nogil:
+    struct wv_record:
+        uint8_t kind
+        uint64_t source
+    struct wv_slice:
+        pass
+    int wv_record_next(const uint8_t **at, const uint8_t *end, wv_record *r)
+    int wv_check_frame(const wv_record *r)
+    int wv_decode_slice(const wv_record *r, wv_slice *s, wv_headers *h)
+    size_t wv_put_record(
+        uint8_t *out, size_t cap, uint8_t kind, uint8_t hops, uint64_t source, uint64_t destination,
+        const wv_vnet *csum, size_t len,
+    )
+
+cdef extern from "slice.h" nogil:
+    enum: WV_HEADROOM
+    struct wv_slicer:
+        pass
+    int wv_slicer_init(
+        wv_slicer *s, const wv_vnet *vnet, uint8_t *frame, size_t len, size_t room, uint32_t id,
+        uint64_t source, uint64_t destination, uint8_t hops,
+    )
+    size_t wv_slicer_next(wv_slicer *s, uint8_t **record)
+
+cdef extern from "rebuild.h":
+    ctypedef void (*wv_frame_sink)(void *context, iovec *iov, int n, size_t frame_len)
+    struct wv_rebuild:
+        wv_frame_sink sink
+        void *context
+        int uso
+    void wv_rebuild_add(wv_rebuild *b, const wv_slice *s, const wv_headers *h, uint64_t lane, uint64_t source)
+    void wv_rebuild_flush(wv_rebuild *b)
+    void wv_rebuild_frame(wv_rebuild *b, const wv_record *r)
+
+cdef extern from "table.h" nogil:
+    struct wv_address:
+        sockaddr_storage sa
+        socklen_t len
+    struct wv_link:
+        uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams
+        uint32_t path_mtu
+    struct wv_peer:
+        uint64_t name
+        wv_link *next
+        uint32_t component, tree, tree_len
+    struct wv_table:
+        wv_link **tree_links
+    wv_table *wv_table_new(uint32_t peers, uint32_t tree_links)
+    wv_peer *wv_table_slot(wv_table *t, uint64_t name)
+
+cdef extern from "counters.h" nogil:
+    enum: WV_C_COUNT
+
+cdef extern from *:
+    """
+    #include "counters.h"
+    static const char *const wv_counter_names[] = {
+    #define X(name) #name,
+        WV_COUNTERS(X)
+    #undef X
+    };
+    """
+    const char *wv_counter_names[]
+
+cdef extern from "engine.h" nogil:
+    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_SHARDS_MAX
+    struct wv_event:
+        int kind
+        uint32_t index
+        int heard
+        uint32_t rtt_us
+        wv_address source
+    struct wv_engine:
+        int family, gso, gro, uso, event_fd, shards_n
+        wv_mactable macs
+    wv_engine *wv_engine_new(
+        uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso
+    )
+    int wv_engine_start(wv_engine *e)
+    void wv_engine_stop(wv_engine *e)
+    void wv_engine_destroy(wv_engine *e)
+    int wv_engine_link_add(wv_engine *e, uint32_t index, uint64_t peer, int clear)
+    int wv_engine_link_remote(
+        wv_engine *e, uint32_t index, uint32_t remote_index, const wv_address *remote, const wv_address *local,
+        uint32_t path_mtu,
+    )
+    int wv_engine_link_remove(wv_engine *e, uint32_t index)
+    int wv_engine_key_tx(wv_engine *e, uint32_t index, wv_tx_key *key)
+    int wv_engine_key_rx(wv_engine *e, uint32_t index, wv_rx_key *key)
+    int wv_engine_key_retire(wv_engine *e, uint32_t index, uint64_t epoch)
+    int wv_engine_heartbeat(wv_engine *e, uint32_t index, int heard)
+    void wv_engine_set_table(wv_engine *e, wv_table *table)
+    wv_link *wv_engine_link(wv_engine *e, uint32_t index)
+    int wv_engine_next_event(wv_engine *e, wv_event *out)
+    void wv_engine_counters(wv_engine *e, uint64_t *out)
+    uint32_t wv_now_ms()
+
+
+RECORD_OVERHEAD = WV_RECORD
+DATAGRAM_OVERHEAD = WV_HEADER + WV_TAG
+
+cdef dict _CODES = {"aes-256-gcm": WV_CIPHER_AES_256_GCM, "chacha20-poly1305": WV_CIPHER_CHACHA20_POLY1305}
+
+cdef const wv_aead *find_cipher(str name, str backend=None) except NULL:
+    """The C side of a cipher; `backend` "libcrypto" asks for that one (tests compare the two)."""
+    cdef const wv_aead *aead = NULL
+    if name in _CODES:
+        if backend == "libcrypto":
+            aead = &wv_openssl_gcm if name == "aes-256-gcm" else &wv_openssl_chacha
+        else:
+            aead = wv_aead_find(_CODES[name])
+    if aead == NULL:
+        raise LocalError(f"cipher {name!r} can't be used on this machine; available: {', '.join(CIPHERS) or 'none'}")
+    return aead
+
+
+def _usable():
+    found = {}
+    for name, code in _CODES.items():
+        aead = wv_aead_find(code)
+        if aead != NULL:
+            found[name] = aead.backend.decode()
+    return found
+
+
+BACKENDS = _usable()
+CIPHERS = tuple(BACKENDS)
+
+
+cdef uint64_t mac_number(bytes mac) except? 0:
+    if len(mac) != 6:
+        raise ValueError("a MAC has 6 bytes")
+    return int.from_bytes(mac, "big")
+
+
+cdef bytes join_keys(list keys):
+    if not 1 <= len(keys) <= WV_LANES_MAX or any(len(k) != 32 for k in keys):
+        raise ValueError(f"1 to {WV_LANES_MAX} keys of 32 bytes each")
+    return b"".join(keys)
+
+
+cdef class Sealer:
+    cdef wv_tx_key *key
+    cdef uint32_t index, lane
+
+    def __init__(
+        self, str cipher, bytes key, uint32_t index, *, uint8_t lane=0, uint64_t epoch=0, str backend=None
+    ):
+        if self.key != NULL:
+            raise ValueError("already initialised")
+        if lane >= WV_LANES_MAX:
+            raise ValueError(f"lane is below {WV_LANES_MAX}")
+        cdef bytes keys = join_keys([key] * (lane + 1))
+        self.key = wv_tx_key_new(find_cipher(cipher, backend), epoch, lane + 1, keys)
+        if self.key == NULL:
+            raise MemoryError
+        self.index = index
+        self.lane = lane
+
+    def __dealloc__(self):
+        wv_tx_key_destroy(self.key)
+
+    def wipe(self):
+        wv_tx_key_destroy(self.key)
+        self.key = NULL
+
+    def seal_batch(self, list plaintexts):
+        cdef bytes plain, out
+        cdef long n
+        if self.key == NULL:
+            raise LocalError("this key was wiped")
+        sealed = []
+        for plain in plaintexts:
+            out = PyBytes_FromStringAndSize(NULL, WV_HEADER + len(plain) + WV_TAG)
+            n = wv_seal(
+                self.key, self.lane, self.index, plain, len(plain), <uint8_t *>PyBytes_AS_STRING(out), len(out)
+            )
+            if n != len(out):
+                raise LocalError("this key has sealed all that it may; install the next one")
+            sealed.append(out)
+        return sealed
+
+
+cdef class Opener:
+    cdef wv_rx_key *key
+
+    def __init__(self, str cipher, bytes key, *, str backend=None):
+        if self.key != NULL:
+            raise ValueError("already initialised")
+        cdef bytes keys = join_keys([key] * WV_LANES_MAX)
+        self.key = wv_rx_key_new(find_cipher(cipher, backend), 0, WV_LANES_MAX, keys)
+        if self.key == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        wv_rx_key_destroy(self.key)
+
+    def wipe(self):
+        wv_rx_key_destroy(self.key)
+        self.key = NULL
+
+    def open_batch(self, list datagrams):
+        cdef bytes datagram
+        cdef uint8_t *work
+        cdef int newest
+        if self.key == NULL:
+            raise LocalError("this key was wiped")
+        opened = []
+        for datagram in datagrams:
+            # A buffer of exactly this length, so that a read beyond it is seen by the sanitizer.
+            work = <uint8_t *>malloc(len(datagram) or 1)
+            if work == NULL:
+                raise MemoryError
+            memcpy(work, <const char *>datagram, len(datagram))
+            if wv_open(self.key, work, len(datagram), &newest) == 0:
+                opened.append(work[WV_HEADER:len(datagram) - WV_TAG])
+            else:
+                opened.append(None)
+            free(work)
+        return opened
+
+
+cdef class Window:
+    cdef wv_window window
+
+    def check(self, uint64_t counter):
+        if not wv_window_fresh(&self.window, counter):
+            return False
+        wv_window_accept(&self.window, counter)
+        return True
+
+
+cdef list mac_list(wv_mactable *table, now):
+    """(MAC, peer, time, pinned) each; the time is an age when `now` is given."""
+    cdef wv_mac_entry *found = <wv_mac_entry *>malloc(WV_MAC_MAX * sizeof(wv_mac_entry))
+    if found == NULL:
+        raise MemoryError
+    cdef uint32_t n = wv_mac_entries(table, found, WV_MAC_MAX)
+    try:
+        return [
+            (
+                int(found[i].mac).to_bytes(6, "big"),
+                found[i].peer,
+                found[i].seen_ms if now is None else (now - found[i].seen_ms) & 0xFFFFFFFF,
+                bool(found[i].pinned),
+            )
+            for i in range(n)
+        ]
+    finally:
+        free(found)
+
+
+cdef class MacTable:
+    cdef wv_mactable table
+    cdef bint ready
+
+    def __init__(self, uint32_t capacity):
+        if self.ready or not 1 <= capacity <= WV_MAC_MAX:
+            raise ValueError(f"a capacity of 1 to {WV_MAC_MAX}, once")
+        if wv_mactable_init(&self.table, capacity) < 0:
+            raise MemoryError
+        self.ready = True
+
+    def __dealloc__(self):
+        if self.ready:
+            wv_mactable_free(&self.table)
+
+    def learn_local(self, bytes mac, uint32_t now_ms):
+        return wv_mac_learn(&self.table, mac_number(mac), 0, now_ms) != WV_MAC_REFUSED
+
+    def learn_remote(self, bytes mac, uint64_t peer, uint32_t now_ms):
+        return wv_mac_learn(&self.table, mac_number(mac), peer, now_ms) != WV_MAC_REFUSED
+
+    def lookup(self, bytes mac):
+        cdef uint64_t peer = wv_mac_lookup(&self.table, mac_number(mac))
+        return None if peer == WV_MAC_UNKNOWN else peer
+
+    def pin(self, bytes mac, uint32_t now_ms):
+        return wv_mac_pin(&self.table, mac_number(mac), now_ms) == 0
+
+    def unpin(self, bytes mac):
+        wv_mac_unpin(&self.table, mac_number(mac))
+
+    def forget_peer(self, uint64_t peer):
+        return wv_mac_forget_peer(&self.table, peer)
+
+    def expire(self, uint32_t now_ms, uint32_t max_age_ms):
+        return wv_mac_expire(&self.table, now_ms, max_age_ms)
+
+    def entries(self):
+        return mac_list(&self.table, None)
+
+
+def pack(
+    bytes vnet, bytes frame, size_t room, uint32_t superframe, uint64_t source=0, uint64_t destination=0,
+    uint8_t hops=8,
+):
+    cdef wv_vnet header
+    cdef wv_slicer slicer
+    cdef uint8_t *memory
+    cdef uint8_t *record
+    cdef size_t n, size
+    if len(vnet) != sizeof(header):
+        raise WireError("a virtio_net_hdr has 10 bytes")
+    if not WV_FRAME_MIN <= len(frame) <= WV_FRAME_MAX:
+        raise WireError(f"a frame has {WV_FRAME_MIN} to {WV_FRAME_MAX} bytes")
+    memcpy(&header, <const char *>vnet, sizeof(header))
+    size = WV_HEADROOM + len(frame)
+    memory = <uint8_t *>malloc(size)
+    if memory == NULL:
+        raise MemoryError
+    records = []
+    try:
+        if header.gso_type == WV_GSO_NONE:
+            n = wv_put_record(
+                memory, WV_HEADROOM, WV_KIND_FRAME, hops, source, destination,
+                &header if header.flags & WV_VNET_NEEDS_CSUM else NULL, len(frame),
+            )
+            if n == 0 or n + len(frame) > room:
+                raise WireError("the frame doesn't fit")
+            memcpy(memory + n, <const char *>frame, len(frame))
+            return [memory[:n + len(frame)]]
+        memcpy(memory + WV_HEADROOM, <const char *>frame, len(frame))
+        if wv_slicer_init(
+            &slicer, &header, memory + WV_HEADROOM, len(frame), room, superframe, source, destination, hops
+        ) < 0:
+            raise WireError("the frame isn't what its virtio header says, or doesn't fit")
+        while True:
+            n = wv_slicer_next(&slicer, &record)
+            if n == 0:
+                return records
+            records.append(record[:n])
+    finally:
+        free(memory)
+
+
+cdef void collect(void *context, iovec *iov, int n, size_t frame_len) noexcept:
+    frames = <list>context
+    parts = [(<uint8_t *>iov[i].iov_base)[:iov[i].iov_len] for i in range(n)]
+    frame = b"".join(parts[1:])
+    assert len(frame) == frame_len
+    frames.append((parts[0], frame))
+
+
+def unpack(list plaintexts, bint uso=True):
+    cdef wv_rebuild rebuild
+    cdef wv_record record
+    cdef wv_slice piece
+    cdef wv_headers headers
+    cdef const uint8_t *at
+    cdef const uint8_t *end
+    cdef uint8_t **memory = NULL
+    cdef int more
+    cdef size_t i, count = len(plaintexts)
+    frames = []
+    memset(&rebuild, 0, sizeof(rebuild))
+    rebuild.sink = collect
+    rebuild.context = <void *>frames
+    rebuild.uso = uso
+    memory = <uint8_t **>calloc(count or 1, sizeof(uint8_t *))
+    if memory == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            plain = <bytes?>plaintexts[i]
+            memory[i] = <uint8_t *>malloc(len(plain) or 1)
+            if memory[i] == NULL:
+                raise MemoryError
+            memcpy(memory[i], <const char *>plain, len(plain))
+            at = memory[i]
+            end = at + len(plain)
+            while True:
+                more = wv_record_next(&at, end, &record)
+                if more < 0:
+                    raise WireError("malformed record")
+                if more == 0:
+                    break
+                if record.kind == WV_KIND_FRAME:
+                    if wv_check_frame(&record) < 0:
+                        raise WireError("bad frame record")
+                    wv_rebuild_frame(&rebuild, &record)
+                elif record.kind == WV_KIND_SLICE:
+                    if wv_decode_slice(&record, &piece, &headers) < 0:
+                        raise WireError("bad slice")
+                    wv_rebuild_add(&rebuild, &piece, &headers, 0, record.source)
+        wv_rebuild_flush(&rebuild)
+        return frames
+    finally:
+        for i in range(count):
+            free(memory[i])
+        free(memory)
+
+
+cdef int parse_address(wv_address *out, int family, str host, int port) except -1:
+    """Fills a socket address for sockets of `family`; an IPv4 address is mapped for an IPv6 socket."""
+    cdef sockaddr_in *four = <sockaddr_in *>&out.sa
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>&out.sa
+    cdef bytes text
+    memset(out, 0, sizeof(out[0]))
+    if not host:
+        return 0
+    if not 0 <= port <= 65535:
+        raise ValueError("a port is at most 65535")
+    if family == AF_INET:
+        text = host.encode()
+        four.sin_family = AF_INET
+        four.sin_port = htons(port)
+        out.len = sizeof(four[0])
+        if inet_pton(AF_INET, text, &four.sin_addr) != 1:
+            raise LocalError(f"{host} isn't an IPv4 address, and this router has no IPv6 socket")
+    else:
+        text = (host if ":" in host else "::ffff:" + host).encode()
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(port)
+        out.len = sizeof(six[0])
+        if inet_pton(AF_INET6, text, &six.sin6_addr) != 1:
+            raise LocalError(f"{host} isn't an IP address")
+    return 0
+
+
+cdef tuple format_address(const wv_address *a):
+    cdef char text[64]
+    cdef const sockaddr_in *four = <const sockaddr_in *>&a.sa
+    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>&a.sa
+    if a.sa.ss_family == AF_INET:
+        inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text))
+        return text.decode(), ntohs(four.sin_port)
+    if a.sa.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text))
+        return text.decode().removeprefix("::ffff:"), ntohs(six.sin6_port)
+    return "", 0
+
+
+cdef class Engine:
+    cdef wv_engine *engine
+
+    def __init__(
+        self, uint64_t local_peer, list tap_fds, list udp_fds, *, int overlay_mtu,
+        bint gso=True, bint gro=True, bint uso=True,
+    ):
+        cdef int taps[WV_SHARDS_MAX]
+        cdef int udps[WV_SHARDS_MAX]
+        cdef int i, n = len(tap_fds)
+        if self.engine != NULL:
+            raise ValueError("already initialised")
+        if not 1 <= n <= WV_SHARDS_MAX or len(udp_fds) != n:
+            raise LocalError(f"one TAP queue and one socket per shard, 1 to {WV_SHARDS_MAX} shards")
+        for i in range(n):
+            taps[i] = tap_fds[i]
+            udps[i] = udp_fds[i]
+        self.engine = wv_engine_new(local_peer, taps, udps, n, gso, gro, uso)
+        if self.engine == NULL:
+            raise LocalError("the engine can't start: out of memory or file descriptors")
+
+    def __dealloc__(self):
+        wv_engine_destroy(self.engine)
+
+    @property
+    def event_fd(self):
+        return self.engine.event_fd
+
+    def start(self):
+        cdef int error = wv_engine_start(self.engine)
+        if error < 0:
+            raise OSError(-error, "the engine's threads can't start")
+
+    def stop(self):
+        with nogil:
+            wv_engine_stop(self.engine)
+
+    def poll_events(self):
+        cdef wv_event event
+        cdef uint64_t count
+        if read(self.engine.event_fd, &count, sizeof(count)) < 0 and errno != EAGAIN:
+            raise OSError(errno, "event descriptor")
+        events = []
+        while wv_engine_next_event(self.engine, &event):
+            kind = (
+                "heartbeat" if event.kind == WV_EVENT_HEARTBEAT
+                else "moved" if event.kind == WV_EVENT_MOVED
+                else "worn"
+            )
+            host, port = format_address(&event.source)
+            events.append((kind, event.index, bool(event.heard), event.rtt_us, host, port))
+        return events
+
+    def link_add(self, uint32_t index, uint64_t peer, bint clear):
+        if wv_engine_link_add(self.engine, index, peer, clear) < 0:
+            raise LocalError(f"link slot of index {index} is taken")
+
+    def link_remote(
+        self, uint32_t index, uint32_t remote_index, str host, int port, str local_host, uint32_t path_mtu
+    ):
+        cdef wv_address remote, local
+        parse_address(&remote, self.engine.family, host, port)
+        parse_address(&local, self.engine.family, local_host, 0)
+        if wv_engine_link_remote(self.engine, index, remote_index, &remote, &local, path_mtu) < 0:
+            raise LocalError(f"no link {index}")
+
+    def link_remove(self, uint32_t index):
+        if wv_engine_link_remove(self.engine, index) < 0:
+            raise LocalError(f"no link {index}")
+
+    def key_install(self, uint32_t index, bint sending, uint64_t epoch, str cipher, list keys):
+        cdef bytes joined = join_keys(keys)
+        cdef const wv_aead *aead = find_cipher(cipher)
+        cdef wv_tx_key *tx
+        cdef wv_rx_key *rx
+        cdef int result
+        if sending:
+            tx = wv_tx_key_new(aead, epoch, len(keys), joined)
+            if tx == NULL:
+                raise MemoryError
+            result = wv_engine_key_tx(self.engine, index, tx)
+        else:
+            rx = wv_rx_key_new(aead, epoch, len(keys), joined)
+            if rx == NULL:
+                raise MemoryError
+            result = wv_engine_key_rx(self.engine, index, rx)
+        if result < 0:
+            raise LocalError(f"link {index} is unknown, in clear mode, or has more shards than keys")
+
+    def key_retire(self, uint32_t index, uint64_t epoch):
+        wv_engine_key_retire(self.engine, index, epoch)
+
+    def heartbeat(self, uint32_t index, bint heard):
+        wv_engine_heartbeat(self.engine, index, heard)
+
+    def set_tables(self, list peers, list trees):
+        cdef wv_table *table
+        cdef wv_peer *peer
+        cdef uint32_t at = 0
+        by_source = dict(trees)
+        # An account of peers that only a tree names, so that the table has room for all.
+        names = {name for name, _, _ in peers} | set(by_source)
+        if 0 in names:
+            raise ValueError("peer 0 is nobody")
+        table = wv_table_new(len(names), sum(len(links) for links in by_source.values()))
+        if table == NULL:
+            raise MemoryError
+        for name, index, component in peers:
+            peer = wv_table_slot(table, name)
+            peer.name = name
+            peer.next = wv_engine_link(self.engine, index) if index else NULL
+            peer.component = component
+        for name, links in by_source.items():
+            peer = wv_table_slot(table, name)
+            peer.name = name
+            peer.tree = at
+            for index in links:
+                table.tree_links[at] = wv_engine_link(self.engine, index)
+                at += 1
+            peer.tree_len = at - peer.tree
+        wv_engine_set_table(self.engine, table)
+
+    def mac_pin(self, bytes mac):
+        if wv_mac_pin(&self.engine.macs, mac_number(mac), wv_now_ms()) < 0:
+            raise LocalError("the MAC table is full")
+
+    def mac_unpin(self, bytes mac):
+        wv_mac_unpin(&self.engine.macs, mac_number(mac))
+
+    def mac_forget_peer(self, uint64_t peer):
+        return wv_mac_forget_peer(&self.engine.macs, peer)
+
+    def mac_expire(self, uint32_t max_age_ms):
+        return wv_mac_expire(&self.engine.macs, wv_now_ms(), max_age_ms)
+
+    def mac_entries(self):
+        return mac_list(&self.engine.macs, wv_now_ms())
+
+    def counters(self):
+        cdef uint64_t values[WV_C_COUNT]
+        wv_engine_counters(self.engine, values)
+        return {wv_counter_names[i].decode(): values[i] for i in range(WV_C_COUNT)}
+
+    def link_counters(self, uint32_t index):
+        cdef wv_link *link = wv_engine_link(self.engine, index)
+        if link == NULL:
+            raise LocalError(f"no link {index}")
+        return {
+            "tx_bytes": link.tx_bytes,
+            "tx_datagrams": link.tx_datagrams,
+            "rx_bytes": link.rx_bytes,
+            "rx_datagrams": link.rx_datagrams,
+            "path_mtu": link.path_mtu,
+        }
+
+    def offloads(self):
+        return {"gso": bool(self.engine.gso), "gro": bool(self.engine.gro), "uso": bool(self.engine.uso)}

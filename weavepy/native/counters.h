@@ -1,0 +1,22 @@
+/* What a shard counts. One list: the enum, the names that Python shows, nothing to keep in step. */
+#ifndef WV_COUNTERS_H
+#define WV_COUNTERS_H
+
+#define WV_COUNTERS(X)                                                                             \
+    X(tap_frames) X(tap_bytes) X(tap_written) X(tap_written_bytes)                                 \
+    X(tx_datagrams) X(tx_bytes) X(tx_calls) X(rx_datagrams) X(rx_bytes) X(relayed)                 \
+    X(drop_runt) X(drop_oversize) X(drop_unparsable) X(drop_local) X(drop_mac_conflict)            \
+    X(drop_no_route) X(drop_no_key) X(drop_key_worn) X(drop_hop_limit)                             \
+    X(drop_tx_blocked) X(drop_tx_unreachable) X(drop_tx_error)                                     \
+    X(drop_mark) X(drop_index) X(drop_epoch) X(drop_replay) X(drop_tag) X(drop_source_address)     \
+    X(drop_record) X(drop_slice) X(drop_source_peer) X(drop_tap_write)                             \
+    X(skipped_records) X(events_lost) X(mac_moves) X(gso_fallbacks)
+
+enum wv_counter {
+#define X(name) WV_C_##name,
+    WV_COUNTERS(X)
+#undef X
+        WV_C_COUNT
+};
+
+#endif

@@ -1,0 +1,82 @@
+/* The engine: shards, what they share, and the control thread's side of it.
+ *
+ * Every wv_engine_* function is called by one control thread only. A shard is one thread; it takes its tables by pointer and
+ * never waits for the control thread. */
+#ifndef WV_ENGINE_H
+#define WV_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "counters.h"
+#include "mactable.h"
+#include "table.h"
+
+enum wv_event_kind { WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN };
+
+struct wv_event {
+    enum wv_event_kind kind;
+    uint32_t index;
+    int heard;
+    uint32_t rtt_us;
+    struct wv_address source;
+};
+
+enum { WV_EVENTS = 1024, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
+
+struct wv_heartbeat {
+    uint32_t index;
+    int heard;
+};
+
+struct wv_retired; /* something that shards may still see */
+struct wv_shard;
+
+struct wv_engine {
+    uint64_t self;
+    int family; /* of the UDP sockets */
+    _Atomic int gso, stopping;
+    int gro, uso, running;
+
+    _Atomic(struct wv_table *) table;
+    _Atomic(struct wv_link *) slots[WV_SLOTS];
+    struct wv_mactable macs;
+
+    _Atomic uint64_t generation;
+    struct wv_retired *retired;
+
+    int event_fd;
+    pthread_mutex_t events_lock;
+    struct wv_event events[WV_EVENTS];
+    uint32_t events_head, events_len;
+
+    pthread_mutex_t commands_lock;
+    struct wv_heartbeat commands[WV_COMMANDS];
+    uint32_t commands_len;
+
+    int shards_n;
+    struct wv_shard *shards[WV_SHARDS_MAX];
+};
+
+struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso);
+int wv_engine_start(struct wv_engine *e);   /* 0 or -errno */
+void wv_engine_stop(struct wv_engine *e);   /* joins the threads; the descriptors stay open */
+void wv_engine_destroy(struct wv_engine *e); /* stops; wipes and frees */
+
+int wv_engine_link_add(struct wv_engine *e, uint32_t index, uint64_t peer, int clear); /* 0, -1 slot taken, -2 memory */
+int wv_engine_link_remote(struct wv_engine *e, uint32_t index, uint32_t remote_index, const struct wv_address *remote,
+                          const struct wv_address *local, uint32_t path_mtu); /* 0, -1 no such link */
+int wv_engine_link_remove(struct wv_engine *e, uint32_t index);
+int wv_engine_key_tx(struct wv_engine *e, uint32_t index, struct wv_tx_key *key); /* takes the key, also on failure */
+int wv_engine_key_rx(struct wv_engine *e, uint32_t index, struct wv_rx_key *key);
+int wv_engine_key_retire(struct wv_engine *e, uint32_t index, uint64_t epoch);
+int wv_engine_heartbeat(struct wv_engine *e, uint32_t index, int heard); /* -1: queue full */
+void wv_engine_set_table(struct wv_engine *e, struct wv_table *table);
+struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index); /* or NULL */
+int wv_engine_next_event(struct wv_engine *e, struct wv_event *out); /* 1, 0 none */
+void wv_engine_counters(struct wv_engine *e, uint64_t out[WV_C_COUNT]);
+
+uint32_t wv_now_ms(void);
+uint64_t wv_now_us(void);
+
+#endif

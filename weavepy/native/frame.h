@@ -1,0 +1,25 @@
+/* Where the headers of an Ethernet frame are. */
+#ifndef WV_FRAME_H
+#define WV_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { WV_PROTO_TCP = 6, WV_PROTO_UDP = 17 };
+
+struct wv_headers {
+    uint8_t version;  /* 4 or 6 */
+    uint8_t protocol; /* WV_PROTO_TCP or WV_PROTO_UDP */
+    uint16_t ip;      /* offset of the IP header */
+    uint16_t l4;      /* offset of the TCP or UDP header */
+    uint16_t end;     /* where the payload starts */
+};
+
+/* Walks Ethernet, up to two VLAN tags, IPv4 or IPv6 with extension headers, TCP or UDP. Returns -1 for anything else,
+ * for IP fragments, and when a header reaches beyond `len` or 65,535. */
+int wv_parse_headers(const uint8_t *frame, size_t len, struct wv_headers *out);
+
+/* The one's complement sum of an IPv4 header, folded and inverted: what its checksum field must hold. */
+uint16_t wv_ipv4_checksum(const uint8_t *header, size_t len);
+
+#endif

@@ -1,0 +1,234 @@
+/* Sealed datagrams on their way out: trains of equal length leave by one UDP_SEGMENT send each. */
+#include <errno.h>
+#include <netinet/udp.h>
+#include <poll.h>
+
+#include "shard.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len) {
+    struct wv_tx_key *key = atomic_load(&link->tx);
+    if (!key || (uint32_t)s->number >= key->lanes || !atomic_load(&link->ready)) {
+        WV_COUNT(s, drop_no_key);
+        return;
+    }
+    if (s->trains_n == WV_MESSAGES || s->arena_len + WV_HEADER + len + WV_TAG > WV_ARENA || s->arena_len >= WV_SEND_BYTES)
+        wv_outbox_send(s);
+    size_t room = WV_ARENA - s->arena_len;
+    long n = wv_seal(key, (uint32_t)s->number, atomic_load_explicit(&link->remote_index, memory_order_relaxed), plain, len,
+                     s->arena + s->arena_len, room < WV_DATAGRAM_MAX ? room : WV_DATAGRAM_MAX);
+    if (n <= 0) {
+        if (n < 0)
+            WV_COUNT(s, drop_key_worn);
+        else
+            WV_COUNT(s, drop_oversize);
+        return;
+    }
+    if (key->lane[s->number].blocks > WV_BLOCKS_WORN && key->aead && !key->worn) {
+        key->worn = 1;
+        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_WORN, .index = link->index});
+    }
+    struct wv_train *t = s->trains_n ? &s->trains[s->trains_n - 1] : NULL;
+    if (t && t->link == link && !t->closed && (uint32_t)n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
+        t->len + (uint32_t)n <= WV_TRAIN_BYTES) {
+        t->closed = (uint32_t)n < t->segment;
+        t->len += (uint32_t)n;
+        t->count++;
+    } else {
+        s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, (uint32_t)n, (uint32_t)n, 1, 0};
+    }
+    s->arena_len += (size_t)n;
+    atomic_fetch_add_explicit(&link->tx_datagrams, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&link->tx_bytes, (uint64_t)n, memory_order_relaxed);
+}
+
+void wv_outbox_unstage(struct wv_shard *s) {
+    if (s->stage_len) {
+        wv_outbox_put(s, s->stage_link, s->stage, s->stage_len);
+        s->stage_len = 0;
+    }
+}
+
+void wv_outbox_stage(struct wv_shard *s, struct wv_link *link, const struct wv_vnet *vnet, const uint8_t *frame, size_t len,
+                     uint64_t source, uint64_t destination) {
+    const struct wv_vnet *csum = vnet->flags & WV_VNET_NEEDS_CSUM ? vnet : NULL;
+    size_t room = atomic_load_explicit(&link->room, memory_order_relaxed);
+    size_t size = WV_RECORD + (source ? WV_PATH : 0) + (csum ? WV_CSUM : 0) + len;
+    if (size > WV_FRAME_MAX) {
+        WV_COUNT(s, drop_oversize);
+        return;
+    }
+    if (s->stage_len && (s->stage_link != link || s->stage_len + size > room))
+        wv_outbox_unstage(s);
+    uint8_t *p = s->stage + s->stage_len;
+    size_t head = wv_put_record(p, size, WV_KIND_FRAME, WV_HOPS, source, destination, csum, len);
+    if (!head) {
+        WV_COUNT(s, drop_oversize);
+        return;
+    }
+    memcpy(p + head, frame, len);
+    s->stage_link = link;
+    s->stage_len += size;
+}
+
+void wv_outbox_flush(struct wv_shard *s) {
+    wv_outbox_unstage(s);
+    wv_outbox_send(s);
+}
+
+struct envelope {
+    struct wv_address remote;
+    struct iovec iov;
+    union {
+        char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr align;
+    } control;
+};
+
+/* Fills a msghdr for one train. segment 0: no UDP_SEGMENT. */
+static void address(struct wv_shard *s, struct msghdr *m, struct envelope *e, struct wv_link *link, uint8_t *data, size_t len,
+                    uint32_t segment, int with_source) {
+    struct wv_address local;
+    pthread_spin_lock(&link->lock);
+    e->remote = link->remote;
+    local = link->local;
+    pthread_spin_unlock(&link->lock);
+    e->iov = (struct iovec){data, len};
+    *m = (struct msghdr){.msg_name = &e->remote.sa, .msg_namelen = e->remote.len, .msg_iov = &e->iov, .msg_iovlen = 1};
+    m->msg_control = e->control.bytes;
+    m->msg_controllen = sizeof e->control.bytes;
+    struct cmsghdr *c = CMSG_FIRSTHDR(m);
+    size_t used = 0;
+    if (with_source && local.len && s->engine->family == AF_INET6) {
+        struct in6_pktinfo info = {.ipi6_addr = ((struct sockaddr_in6 *)&local.sa)->sin6_addr};
+        c->cmsg_level = IPPROTO_IPV6;
+        c->cmsg_type = IPV6_PKTINFO;
+        c->cmsg_len = CMSG_LEN(sizeof info);
+        memcpy(CMSG_DATA(c), &info, sizeof info);
+        used += CMSG_SPACE(sizeof info);
+    } else if (with_source && local.len) {
+        struct in_pktinfo info = {.ipi_spec_dst = ((struct sockaddr_in *)&local.sa)->sin_addr};
+        c->cmsg_level = IPPROTO_IP;
+        c->cmsg_type = IP_PKTINFO;
+        c->cmsg_len = CMSG_LEN(sizeof info);
+        memcpy(CMSG_DATA(c), &info, sizeof info);
+        used += CMSG_SPACE(sizeof info);
+    }
+    if (segment) {
+        uint16_t size = (uint16_t)segment;
+        c = (struct cmsghdr *)(void *)(e->control.bytes + used);
+        c->cmsg_level = SOL_UDP;
+        c->cmsg_type = UDP_SEGMENT;
+        c->cmsg_len = CMSG_LEN(sizeof size);
+        memcpy(CMSG_DATA(c), &size, sizeof size);
+        used += CMSG_SPACE(sizeof size);
+    }
+    m->msg_controllen = used;
+    if (!used)
+        m->msg_control = NULL;
+}
+
+static void sent(struct wv_shard *s, const struct wv_train *t) {
+    wv_count_n(s, WV_C_tx_datagrams, t->count);
+    wv_count_n(s, WV_C_tx_bytes, t->len);
+    WV_COUNT(s, tx_calls);
+}
+
+static void dropped(struct wv_shard *s, uint32_t datagrams, int error) {
+    if (error == EAGAIN || error == ENOBUFS)
+        wv_count_n(s, WV_C_drop_tx_blocked, datagrams);
+    else if (error == ENETUNREACH || error == EHOSTUNREACH || error == ECONNREFUSED || error == ENETDOWN || error == EPERM)
+        wv_count_n(s, WV_C_drop_tx_unreachable, datagrams);
+    else
+        wv_count_n(s, WV_C_drop_tx_error, datagrams);
+}
+
+/* A train as single datagrams, which the kernel may fragment. Slow, and always possible. */
+static void send_singly(struct wv_shard *s, const struct wv_train *t) {
+    struct envelope e;
+    struct msghdr m;
+    for (uint32_t at = 0; at < t->len; at += t->segment) {
+        uint32_t n = t->len - at < t->segment ? t->len - at : t->segment;
+        address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 1);
+        ssize_t r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
+        if (r < 0 && errno == EINVAL) { /* the local address is gone: let the kernel choose one */
+            address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 0);
+            r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
+        }
+        if (r < 0) {
+            dropped(s, 1, errno);
+        } else {
+            WV_COUNT(s, tx_datagrams);
+            WV_COUNT(s, tx_calls);
+            wv_count_n(s, WV_C_tx_bytes, n);
+        }
+    }
+}
+
+/* What to do when the kernel refused a train. Returns 1 to try again as it is, 0 when the train is dealt with. */
+static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waited) {
+    if (error == EINTR)
+        return 1;
+    if ((error == EAGAIN || error == ENOBUFS) && !*waited) {
+        /* The socket buffer is full, which no single peer can cause for long: wait once, and only briefly. */
+        *waited = 1;
+        poll(&(struct pollfd){.fd = s->udp_fd, .events = POLLOUT}, 1, 2);
+        return 1;
+    }
+    if (t->count > 1 && error == EIO) { /* no checksum offload on the way out: the kernel refuses UDP_SEGMENT */
+        atomic_store(&s->engine->gso, 0);
+        WV_COUNT(s, gso_fallbacks);
+        send_singly(s, t);
+        return 0;
+    }
+    if (error == EMSGSIZE || error == EINVAL) {
+        static const uint32_t steps[] = {8950, 1500, 1400, 1280, 576};
+        uint32_t now = atomic_load(&t->link->path_mtu);
+        for (size_t i = 0; t->count > 1 && i < sizeof steps / sizeof *steps; i++) {
+            if (steps[i] < now) {
+                wv_link_set_path_mtu(t->link, steps[i]);
+                break;
+            }
+        }
+        WV_COUNT(s, gso_fallbacks);
+        send_singly(s, t);
+        return 0;
+    }
+    dropped(s, t->count, error);
+    return 0;
+}
+
+void wv_outbox_send(struct wv_shard *s) {
+    struct mmsghdr messages[16];
+    struct envelope envelopes[16];
+    int waited = 0;
+    uint32_t i = 0;
+    while (i < s->trains_n) {
+        uint32_t n = 0;
+        int gso = atomic_load_explicit(&s->engine->gso, memory_order_relaxed);
+        for (; n < 16 && i + n < s->trains_n; n++) {
+            struct wv_train *t = &s->trains[i + n];
+            if (t->count > 1 && !gso)
+                break;
+            address(s, &messages[n].msg_hdr, &envelopes[n], t->link, s->arena + t->at, t->len, t->count > 1 ? t->segment : 0, 1);
+        }
+        if (!n) {
+            send_singly(s, &s->trains[i++]);
+            continue;
+        }
+        int r = sendmmsg(s->udp_fd, messages, n, MSG_DONTWAIT);
+        if (r <= 0) {
+            if (!refused(s, &s->trains[i], r < 0 ? errno : EAGAIN, &waited))
+                i++;
+            continue;
+        }
+        for (int k = 0; k < r; k++)
+            sent(s, &s->trains[i + (uint32_t)k]);
+        i += (uint32_t)r;
+    }
+    s->trains_n = 0;
+    s->arena_len = 0;
+}

@@ -1,0 +1,252 @@
+/* Datagrams from peers: opened, checked, and written to the TAP or sent on. */
+#include <errno.h>
+#include <netinet/udp.h>
+#include <unistd.h>
+
+#include "shard.h"
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+void wv_deliver(void *context, struct iovec *iov, int n, size_t frame_len) {
+    struct wv_shard *s = context;
+    if (writev(s->tap_fd, iov, n) < 0) {
+        WV_COUNT(s, drop_tap_write);
+        return;
+    }
+    WV_COUNT(s, tap_written);
+    wv_count_n(s, WV_C_tap_written_bytes, frame_len);
+}
+
+/* Sends a record on to `destination` by `link`. */
+static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, uint64_t source, uint64_t destination) {
+    if (!r->hops) {
+        WV_COUNT(s, drop_hop_limit);
+        return;
+    }
+    struct wv_vnet csum = {.csum_start = r->csum_start, .csum_offset = r->csum_offset};
+    size_t head = wv_put_record(s->relay, WV_RX_BYTES, r->kind, r->hops - 1, source, destination, r->has_csum ? &csum : NULL, r->len);
+    if (!head || head + r->len > WV_RX_BYTES) {
+        WV_COUNT(s, drop_oversize);
+        return;
+    }
+    memcpy(s->relay + head, r->body, r->len);
+    WV_COUNT(s, relayed);
+    wv_outbox_put(s, link, s->relay, head + r->len);
+}
+
+/* A peer may speak for itself, and for those that it reaches without us. */
+static int may_speak_for(const struct wv_shard *s, const struct wv_link *link, uint64_t source) {
+    if (source == link->peer)
+        return 1;
+    const struct wv_peer *from = wv_table_peer(s->table, source), *by = wv_table_peer(s->table, link->peer);
+    return source != s->engine->self && from && by && from->component == by->component;
+}
+
+/* A frame or slice for us: learns its source and floods it on if the tree says so. Returns 0 if it must be dropped. */
+static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *ethernet, uint64_t source) {
+    uint64_t to = wv_get48(ethernet), from = wv_get48(ethernet + 6);
+    const uint64_t group = 1ull << 40;
+    if (!(from & group)) {
+        enum wv_learnt learnt = wv_mac_learn(&s->engine->macs, from, source, s->now_ms);
+        if (learnt == WV_MAC_REFUSED) {
+            WV_COUNT(s, drop_mac_conflict);
+            return 0;
+        }
+        if (learnt == WV_MAC_MOVED)
+            WV_COUNT(s, mac_moves);
+    }
+    const struct wv_peer *p = wv_table_peer(s->table, source);
+    if (p && p->tree_len && (to & group || wv_mac_lookup(&s->engine->macs, to) != 0)) {
+        for (uint32_t i = 0; i < p->tree_len; i++) {
+            struct wv_link *link = s->table->tree_links[p->tree + i];
+            if (link)
+                relay(s, link, r, source, link->peer);
+        }
+    }
+    return 1;
+}
+
+static void heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, const struct wv_address *from) {
+    uint64_t stamp, echo, now = wv_now_us();
+    struct wv_event event = {.kind = WV_EVENT_HEARTBEAT, .index = link->index, .source = *from};
+    if (wv_decode_heartbeat(r, &event.heard, &stamp, &echo) < 0) {
+        WV_COUNT(s, drop_record);
+        return;
+    }
+    pthread_spin_lock(&link->lock);
+    link->stamp = stamp;
+    link->stamp_at_us = now;
+    pthread_spin_unlock(&link->lock);
+    if (echo && echo <= now && now - echo < 60000000)
+        event.rtt_us = (uint32_t)(now - echo) + 1;
+    wv_post_event(s, &event);
+}
+
+/* Returns 0 when the record breaks a rule; then the rest of its datagram is dropped. */
+static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r, const struct wv_address *from) {
+    struct wv_slice slice;
+    struct wv_headers headers;
+    const uint8_t *ethernet = r->body;
+    uint64_t source = r->has_path ? r->source : link->peer;
+
+    if (r->kind == WV_KIND_HEARTBEAT) {
+        heartbeat(s, link, r, from);
+        return 1;
+    }
+    if (r->kind == WV_KIND_FRAME) {
+        if (wv_check_frame(r) < 0) {
+            WV_COUNT(s, drop_record);
+            return 0;
+        }
+    } else if (r->kind == WV_KIND_SLICE) {
+        if (wv_decode_slice(r, &slice, &headers) < 0) {
+            WV_COUNT(s, drop_slice);
+            return 0;
+        }
+        ethernet = slice.header;
+    } else {
+        WV_COUNT(s, skipped_records);
+        return 1;
+    }
+    if (!may_speak_for(s, link, source)) {
+        WV_COUNT(s, drop_source_peer);
+        return 1;
+    }
+    if (r->has_path && r->destination != s->engine->self) {
+        const struct wv_peer *p = wv_table_peer(s->table, r->destination);
+        if (p && p->next && p->next != link)
+            relay(s, p->next, r, source, r->destination);
+        else
+            WV_COUNT(s, drop_no_route);
+        return 1;
+    }
+    if (!admit(s, r, ethernet, source))
+        return 1;
+    if (r->kind == WV_KIND_FRAME)
+        wv_rebuild_frame(&s->rebuild, r);
+    else
+        wv_rebuild_add(&s->rebuild, &slice, &headers, (uint64_t)link->index << 8 | lane, source);
+    return 1;
+}
+
+/* The newest authentic datagram tells where the peer is. */
+static void learn_address(struct wv_shard *s, struct wv_link *link, const struct wv_address *from) {
+    int moved = 0;
+    pthread_spin_lock(&link->lock);
+    if (atomic_load_explicit(&link->ready, memory_order_relaxed) && !wv_address_equal(&link->remote, from)) {
+        link->remote = *from;
+        moved = 1;
+    }
+    pthread_spin_unlock(&link->lock);
+    if (moved)
+        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_MOVED, .index = link->index, .source = *from});
+}
+
+static int from_remote(struct wv_link *link, const struct wv_address *from) {
+    pthread_spin_lock(&link->lock);
+    int same = atomic_load_explicit(&link->ready, memory_order_relaxed) && wv_address_equal(&link->remote, from);
+    pthread_spin_unlock(&link->lock);
+    return same;
+}
+
+static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv_address *from) {
+    if (len < WV_HEADER || (d[0] != WV_MARK_SEALED && d[0] != WV_MARK_CLEAR)) {
+        WV_COUNT(s, drop_mark);
+        return;
+    }
+    uint32_t index = wv_get32(d + 4);
+    struct wv_link *link = atomic_load_explicit(&s->engine->slots[index % WV_SLOTS], memory_order_acquire);
+    if (!link || link->index != index || link->clear != (d[0] == WV_MARK_CLEAR)) {
+        WV_COUNT(s, drop_index);
+        return;
+    }
+    const uint8_t *at = d + WV_HEADER, *end = d + len;
+    uint8_t lane = d[1];
+    if (link->clear) {
+        if (!from_remote(link, from)) {
+            WV_COUNT(s, drop_source_address);
+            return;
+        }
+    } else {
+        uint16_t epoch = wv_get16(d + 2);
+        struct wv_rx_key *key = atomic_load_explicit(&link->rx[epoch % 4], memory_order_acquire);
+        int newest = 0;
+        if (!key || (key->epoch & 0xffff) != epoch) {
+            WV_COUNT(s, drop_epoch);
+            return;
+        }
+        switch (wv_open(key, d, len, &newest)) {
+        case WV_OPEN_OK:
+            break;
+        case WV_OPEN_REPLAY:
+            WV_COUNT(s, drop_replay);
+            return;
+        case WV_OPEN_LANE:
+            WV_COUNT(s, drop_epoch);
+            return;
+        default:
+            WV_COUNT(s, drop_tag);
+            return;
+        }
+        end -= WV_TAG;
+        if (newest)
+            learn_address(s, link, from);
+    }
+    WV_COUNT(s, rx_datagrams);
+    wv_count_n(s, WV_C_rx_bytes, len);
+    atomic_fetch_add_explicit(&link->rx_datagrams, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&link->rx_bytes, len, memory_order_relaxed);
+    struct wv_record r;
+    int more;
+    while ((more = wv_record_next(&at, end, &r)) > 0)
+        if (!record(s, link, lane, &r, from))
+            return;
+    if (more < 0)
+        WV_COUNT(s, drop_record);
+}
+
+/* Octets per datagram of a train that the kernel put together, or 0. */
+static size_t train_segment(struct msghdr *m) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+        if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO) {
+            int size;
+            memcpy(&size, CMSG_DATA(c), sizeof size);
+            return size > 0 ? (size_t)size : 0;
+        }
+    }
+    return 0;
+}
+
+int wv_receive_burst(struct wv_shard *s) {
+    struct mmsghdr messages[WV_RX_SLOTS];
+    struct iovec iov[WV_RX_SLOTS];
+    struct wv_address from[WV_RX_SLOTS];
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control[WV_RX_SLOTS];
+    for (int i = 0; i < WV_RX_SLOTS; i++) {
+        iov[i] = (struct iovec){s->rx + (size_t)i * WV_RX_BYTES, WV_RX_BYTES};
+        messages[i].msg_hdr = (struct msghdr){.msg_name = &from[i].sa, .msg_namelen = sizeof from[i].sa, .msg_iov = &iov[i],
+                                              .msg_iovlen = 1, .msg_control = control[i].bytes,
+                                              .msg_controllen = sizeof control[i].bytes};
+    }
+    int n = recvmmsg(s->udp_fd, messages, WV_RX_SLOTS, MSG_DONTWAIT, NULL);
+    for (int i = 0; i < n; i++) {
+        uint8_t *d = iov[i].iov_base;
+        size_t len = messages[i].msg_len, segment = train_segment(&messages[i].msg_hdr);
+        from[i].len = messages[i].msg_hdr.msg_namelen;
+        if (!len || messages[i].msg_hdr.msg_flags & MSG_TRUNC) {
+            WV_COUNT(s, drop_mark);
+            continue;
+        }
+        if (!segment)
+            segment = len;
+        for (size_t at = 0; at < len; at += segment)
+            datagram(s, d + at, len - at < segment ? len - at : segment, &from[i]);
+    }
+    wv_rebuild_flush(&s->rebuild); /* the receive buffers are used again */
+    return n == WV_RX_SLOTS;
+}

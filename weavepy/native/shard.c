@@ -1,0 +1,168 @@
+#include "shard.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+uint32_t wv_now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint32_t)((uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000);
+}
+
+uint64_t wv_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd) {
+    struct wv_shard *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    const size_t frame = WV_HEADROOM + sizeof(struct wv_vnet) + WV_FRAME_MAX;
+    s->engine = e;
+    s->number = number;
+    s->tap_fd = tap_fd;
+    s->udp_fd = udp_fd;
+    s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    s->frame = malloc(frame);
+    s->copy = malloc(frame);
+    s->relay = malloc(WV_RX_BYTES);
+    s->stage = malloc(2 * WV_FRAME_MAX);
+    s->arena = malloc(WV_ARENA);
+    s->rx = malloc((size_t)WV_RX_SLOTS * WV_RX_BYTES);
+    s->rebuild.sink = wv_deliver;
+    s->rebuild.context = s;
+    s->rebuild.uso = e->uso;
+    atomic_store(&s->seen, UINT64_MAX);
+    struct epoll_event tap = {.events = EPOLLIN, .data.fd = tap_fd}, udp = {.events = EPOLLIN, .data.fd = udp_fd},
+                       wake = {.events = EPOLLIN, .data.fd = s->wake_fd};
+    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->frame || !s->copy || !s->relay || !s->stage || !s->arena || !s->rx ||
+        epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, tap_fd, &tap) || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, udp_fd, &udp) ||
+        epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake)) {
+        wv_shard_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void wv_shard_free(struct wv_shard *s) {
+    if (!s)
+        return;
+    if (s->wake_fd >= 0)
+        close(s->wake_fd);
+    if (s->epoll_fd >= 0)
+        close(s->epoll_fd);
+    free(s->frame);
+    free(s->copy);
+    free(s->relay);
+    free(s->stage);
+    free(s->arena);
+    free(s->rx);
+    free(s);
+}
+
+void wv_post_event(struct wv_shard *s, const struct wv_event *event) {
+    struct wv_engine *e = s->engine;
+    pthread_mutex_lock(&e->events_lock);
+    if (e->events_len == WV_EVENTS)
+        WV_COUNT(s, events_lost); /* heartbeats come again */
+    else
+        e->events[(e->events_head + e->events_len++) % WV_EVENTS] = *event;
+    pthread_mutex_unlock(&e->events_lock);
+    uint64_t one = 1;
+    if (write(e->event_fd, &one, sizeof one) < 0) {
+        /* full: the reader is told already */
+    }
+}
+
+static void send_heartbeat(struct wv_shard *s, const struct wv_heartbeat *h) {
+    struct wv_link *link = atomic_load(&s->engine->slots[h->index % WV_SLOTS]);
+    if (!link || link->index != h->index)
+        return;
+    uint8_t plain[WV_RECORD + WV_HEARTBEAT_BODY] = {0};
+    uint64_t now = wv_now_us(), echo = 0;
+    size_t head = wv_put_record(plain, sizeof plain, WV_KIND_HEARTBEAT, 0, 0, 0, NULL, WV_HEARTBEAT_BODY);
+    pthread_spin_lock(&link->lock);
+    if (link->stamp)
+        echo = link->stamp + (now - link->stamp_at_us);
+    pthread_spin_unlock(&link->lock);
+    plain[head] = h->heard ? 1 : 0;
+    wv_put64(plain + head + 4, now);
+    wv_put64(plain + head + 12, echo);
+    wv_outbox_put(s, link, plain, sizeof plain);
+}
+
+static void run_commands(struct wv_shard *s) {
+    struct wv_engine *e = s->engine;
+    struct wv_heartbeat batch[64];
+    uint64_t count;
+    if (read(s->wake_fd, &count, sizeof count) < 0)
+        return;
+    uint32_t n;
+    do {
+        pthread_mutex_lock(&e->commands_lock);
+        n = e->commands_len < 64 ? e->commands_len : 64;
+        e->commands_len -= n;
+        memcpy(batch, e->commands + e->commands_len, n * sizeof *batch); /* any order will do */
+        pthread_mutex_unlock(&e->commands_lock);
+        for (uint32_t i = 0; i < n; i++)
+            send_heartbeat(s, &batch[i]);
+    } while (n);
+}
+
+/* From here on the shard may hold pointers of the current generation, and none of an older one. */
+static void take_tables(struct wv_shard *s) {
+    atomic_store(&s->seen, atomic_load(&s->engine->generation));
+    s->table = atomic_load(&s->engine->table);
+    s->now_ms = wv_now_ms();
+}
+
+/* A TAP that was set down or deleted reports an error without end: look again a few times a second instead. */
+static void watch_tap(struct wv_shard *s, int watched) {
+    struct epoll_event tap = {.events = EPOLLIN, .data.fd = s->tap_fd};
+    epoll_ctl(s->epoll_fd, watched ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, s->tap_fd, &tap);
+}
+
+void *wv_shard_run(void *context) {
+    struct wv_shard *s = context;
+    struct wv_engine *e = s->engine;
+    while (!atomic_load_explicit(&e->stopping, memory_order_relaxed)) {
+        struct epoll_event events[4];
+        int lost = s->tap_lost, tap = 0, udp = 0;
+        atomic_store(&s->seen, UINT64_MAX);
+        int n = epoll_wait(s->epoll_fd, events, 4, lost ? 200 : -1);
+        take_tables(s);
+        for (int i = 0; i < n; i++) {
+            if (events[i].data.fd == s->wake_fd)
+                run_commands(s);
+            else if (events[i].data.fd == s->udp_fd)
+                udp = 1;
+            else
+                tap = 1;
+        }
+        if (lost) {
+            watch_tap(s, 1);
+            tap = 1;
+            s->tap_lost = 0;
+        }
+        /* Receiving first: it frees memory, and answers are what senders wait for. */
+        do {
+            if (udp)
+                udp = wv_receive_burst(s);
+            if (tap)
+                tap = wv_capture_burst(s);
+            wv_outbox_flush(s);
+            take_tables(s);
+        } while ((udp || tap) && !atomic_load_explicit(&e->stopping, memory_order_relaxed));
+        if (s->tap_lost)
+            watch_tap(s, 0);
+    }
+    atomic_store(&s->seen, UINT64_MAX);
+    return NULL;
+}

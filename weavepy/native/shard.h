@@ -1,0 +1,83 @@
+/* One shard: a thread with a TAP queue, a UDP socket, a sending lane, and the buffers for a burst each way. */
+#ifndef WV_SHARD_H
+#define WV_SHARD_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include "engine.h"
+#include "rebuild.h"
+#include "slice.h"
+
+enum {
+    WV_BURST_FRAMES = 64,
+    WV_BURST_BYTES = 256 * 1024,
+    WV_ARENA = 512 * 1024,
+    WV_SEND_BYTES = 128 * 1024, /* sealed octets that go out before the burst is over */
+    WV_MESSAGES = 128,
+    WV_TRAIN_SEGMENTS = 64,     /* UDP_SEGMENT takes no more before Linux 6.9 */
+    WV_TRAIN_BYTES = 65000,     /* one UDP send, with room for IPv6 */
+    WV_DATAGRAM_MAX = 65507,
+    WV_RX_SLOTS = 8,
+    WV_RX_BYTES = 65536,
+};
+
+/* Consecutive datagrams for one link, equally long but for the last: one sendmsg. */
+struct wv_train {
+    struct wv_link *link;
+    uint32_t at, len, segment, count;
+    int closed;
+};
+
+struct wv_shard {
+    struct wv_engine *engine;
+    int number, tap_fd, udp_fd, wake_fd, epoll_fd, running, tap_lost;
+    pthread_t thread;
+    _Atomic uint64_t seen; /* generation whose pointers this shard may hold; UINT64_MAX while it sleeps */
+    uint32_t now_ms, superframe;
+    const struct wv_table *table; /* for one burst */
+    _Atomic uint64_t counters[WV_C_COUNT]; /* one writer */
+
+    uint8_t *frame;   /* WV_HEADROOM, then one captured frame */
+    uint8_t *copy;    /* the same, for frames that go to several links */
+    uint8_t *relay;   /* one record that is sent on */
+    uint8_t *stage;   /* records of small frames for stage_link */
+    uint8_t *arena;   /* sealed datagrams */
+    uint8_t *rx;      /* WV_RX_SLOTS receive buffers */
+    struct wv_link *stage_link;
+    size_t stage_len, arena_len;
+    struct wv_train trains[WV_MESSAGES];
+    uint32_t trains_n;
+    struct wv_rebuild rebuild;
+};
+
+struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd);
+void wv_shard_free(struct wv_shard *s);
+void *wv_shard_run(void *shard); /* the thread */
+
+static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n) {
+    atomic_store_explicit(&s->counters[c], atomic_load_explicit(&s->counters[c], memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+#define WV_COUNT(s, name) wv_count_n(s, WV_C_##name, 1)
+
+void wv_post_event(struct wv_shard *s, const struct wv_event *event);
+
+/* outbox.c: sealing and sending */
+void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
+/* Adds a frame record to the datagram that is being filled for `link`. source 0: no path. */
+void wv_outbox_stage(struct wv_shard *s, struct wv_link *link, const struct wv_vnet *vnet, const uint8_t *frame, size_t len,
+                     uint64_t source, uint64_t destination);
+void wv_outbox_unstage(struct wv_shard *s); /* seals what is staged */
+void wv_outbox_send(struct wv_shard *s);    /* sends what is sealed */
+void wv_outbox_flush(struct wv_shard *s);   /* both */
+
+/* capture.c: TAP to links. Returns 1 if there may be more. */
+int wv_capture_burst(struct wv_shard *s);
+
+/* receive.c: links to TAP. Returns 1 if there may be more. */
+int wv_receive_burst(struct wv_shard *s);
+void wv_deliver(void *shard, struct iovec *iov, int n, size_t frame_len); /* a wv_frame_sink */
+
+#endif

@@ -1,0 +1,63 @@
+/* Links and forwarding tables: what the control thread writes and the shards read.
+ *
+ * Tables are immutable. The control thread builds a new one, publishes it with one pointer store, and frees the old one
+ * when every shard has passed a point where it holds no pointers (quiescent-state reclamation, in engine.c). */
+#ifndef WV_TABLE_H
+#define WV_TABLE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "key.h"
+
+struct wv_address {
+    struct sockaddr_storage sa;
+    socklen_t len; /* 0: none */
+};
+
+int wv_address_equal(const struct wv_address *a, const struct wv_address *b); /* address and port */
+
+struct wv_link {
+    uint32_t index;
+    uint64_t peer;
+    int clear;
+    _Atomic int ready; /* remote is known */
+    _Atomic uint32_t remote_index, path_mtu, room;
+    pthread_spinlock_t lock; /* of the two addresses and the heartbeat stamps */
+    struct wv_address remote, local;
+    uint64_t stamp, stamp_at_us;
+    _Atomic(struct wv_tx_key *) tx;
+    _Atomic(struct wv_rx_key *) rx[4]; /* by the epoch's two low bits */
+    _Atomic uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams;
+};
+
+struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t lanes);
+void wv_link_destroy(struct wv_link *link);
+/* Sets the path MTU and with it the room for records in one datagram. */
+void wv_link_set_path_mtu(struct wv_link *link, uint32_t path_mtu);
+
+struct wv_peer {
+    uint64_t name;
+    struct wv_link *next;  /* link to the next hop, or NULL */
+    uint32_t component;
+    uint32_t tree, tree_len; /* where its broadcasts leave: a part of tree_links */
+};
+
+struct wv_table {
+    uint32_t mask; /* of the hash slots; peers[i].name 0 is free */
+    uint32_t tree_links_len;
+    struct wv_link **tree_links;
+    struct wv_peer peers[];
+};
+
+/* Room for `peers` peers and `tree_links` entries in all trees; NULL without memory. */
+struct wv_table *wv_table_new(uint32_t peers, uint32_t tree_links);
+struct wv_table *wv_table_copy(const struct wv_table *t);
+/* The entry of `name`, or the free slot for it. name is never 0. */
+struct wv_peer *wv_table_slot(struct wv_table *t, uint64_t name);
+const struct wv_peer *wv_table_peer(const struct wv_table *t, uint64_t name); /* or NULL */
+void wv_table_drop_link(struct wv_table *t, const struct wv_link *link);
+
+#endif

@@ -1,0 +1,121 @@
+"""UDP sockets for the engine: one per shard on one port, steered by lane.
+
+Rules of this file. The sockets never ask the kernel not to fragment (the engine sends what doesn't fit as one datagram), are
+close-on-exec and non-blocking. With several shards the kernel picks the socket by the lane octet, so that a lane's replay
+window stays with one thread; datagrams whose first octet is even belong to the first shard.
+"""
+
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+
+from weavepy.errors import LocalError
+
+SO_ATTACH_REUSEPORT_CBPF = 51
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+UDP_GRO = 104
+IP_MTU_DISCOVER = 10
+IP_PMTUDISC_DONT = 0
+IPV6_MTU_DISCOVER = 23
+
+RECEIVE_BUFFER_BYTES = 8 << 20  # about 10 ms at 10 Gb/s, and room for trains that arrive whole
+SEND_BUFFER_BYTES = 2 << 20
+
+
+def open_data_sockets(host: str | None, port: int, shards: int) -> list[int]:
+    """Opens `shards` UDP sockets on `port` and returns their descriptors, which the caller owns.
+
+    `host` None means every address, IPv4 and IPv6 on one socket where the host has IPv6. Raises LocalError when the
+    port is taken or the address isn't here.
+    """
+    family, address = _bind_address(host)
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(shards):
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+            sockets.append(sock)
+            _tune(sock, family, dual=host is None)
+            if shards > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((address, port))
+        if shards > 1:
+            _steer_by_lane(sockets[0], shards)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise LocalError(_reason(error, host, port)) from None
+    return [sock.detach() for sock in sockets]
+
+
+def _bind_address(host: str | None) -> tuple[socket.AddressFamily, str]:
+    if host is not None:
+        return (socket.AF_INET6 if ":" in host else socket.AF_INET), host
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(("::", 0))
+    except OSError:
+        return socket.AF_INET, "0.0.0.0"
+    return socket.AF_INET6, "::"
+
+
+def _tune(sock: socket.socket, family: socket.AddressFamily, *, dual: bool) -> None:
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    with contextlib.suppress(OSError):  # an IPv6 socket takes it for its IPv4 traffic, unless it is IPv6 only
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    for forced, plain, size in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, size)
+        except OSError:  # without CAP_NET_ADMIN the system's limit applies
+            sock.setsockopt(socket.SOL_SOCKET, plain, size)
+
+
+def enable_gro(fds: list[int]) -> bool:
+    """Asks the kernel to hand over trains in one piece; False where it can't (before Linux 5.0)."""
+    for fd in fds:
+        with socket.socket(fileno=fd) as sock:
+            try:
+                sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+            except OSError:
+                return False
+            finally:
+                sock.detach()
+    return True
+
+
+def _steer_by_lane(sock: socket.socket, shards: int) -> None:
+    """Attaches: return (first octet is odd) ? lane octet % shards : 0. The program sees the UDP payload."""
+    load_byte, and_k, jump_equal, mod_k, return_a, return_k = 0x30, 0x54, 0x15, 0x94, 0x16, 0x06
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (load_byte, 0, 0, 0),
+            (and_k, 0, 0, 1),
+            (jump_equal, 3, 0, 0),
+            (load_byte, 0, 0, 1),
+            (mod_k, 0, 0, shards),
+            (return_a, 0, 0, 0),
+            (return_k, 0, 0, 0),
+        )
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, filter_)
+
+
+def _reason(error: OSError, host: str | None, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port}/udp is in use on this host; stop what listens there, or choose another with --port"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this host; give --host one that is"
+    return f"can't open {port}/udp: {error.strerror}"
