@@ -18,7 +18,6 @@ from weavepy.errors import LocalError
 
 DEVICE: Final = "/dev/net/tun"
 VNET_HEADER_BYTES: Final = 10
-OFFLOADS: Final = ("csum", "tso", "uso")
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETOFFLOAD: Final = 0x400454D0
