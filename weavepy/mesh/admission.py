@@ -1,8 +1,8 @@
 """How much a stranger may ask of us before the handshake has shown who it is.
 
-Rules of this file. A source is counted as its IPv4 address or its IPv6 /64. Who is over its own share is turned away
-before it can use up what is shared by all.
-The thing people get wrong: a slot is given back exactly once, when the handshake succeeded, failed or timed out.
+Rules of this file. A source is counted as its IPv4 address or its IPv6 /64. Who is over its own share is
+turned away before it can use up what is shared by all. The thing people get wrong: a slot is given back
+exactly once, when the handshake succeeded, failed or timed out.
 """
 
 import ipaddress

@@ -1,9 +1,10 @@
 """One control connection: handshake, then messages with heartbeats, as a state machine.
 
-Rules of this file. Bytes in, bytes and messages out; no policy about who may connect. Until the peer has authenticated it
-gets `limits.PREAUTH_TIMEOUT_S` altogether, afterwards `limits.TCP_READ_TIMEOUT_S` from message to message.
-The thing people get wrong: messages that arrive together with the end of the handshake wait in `take_messages` until the
-connection has been registered, or the first gossip would find a mesh without it.
+Rules of this file. Bytes in, bytes and messages out; no policy about who may connect. Until the peer has
+authenticated it gets `limits.PREAUTH_TIMEOUT_S` altogether, afterwards `limits.TCP_READ_TIMEOUT_S` from
+message to message. The thing people get wrong: messages that arrive together with the end of the handshake
+wait in `take_messages` until the connection has been registered, or the first gossip would find a mesh
+without it.
 """
 
 from collections import deque
@@ -67,7 +68,9 @@ class Connection:
         return self._handshake.start()
 
     def receive_untrusted(self, data: bytes, now: float) -> bytes:
-        """Takes bytes from the peer and returns the answer of the handshake, maybe none. Raises RemoteProtocolError."""
+        """Takes bytes from the peer and returns the answer of the handshake, maybe none. Raises
+        RemoteProtocolError.
+        """
         if self._result is not None:
             self._open(self._result, data, now)
             return b""
@@ -99,7 +102,9 @@ class Connection:
         )
 
     def handle_timer(self, now: float) -> bytes:
-        """Returns the heartbeat if one is due. Raises RemoteProtocolError when the peer was silent for too long."""
+        """Returns the heartbeat if one is due. Raises RemoteProtocolError when the peer was silent for too
+        long.
+        """
         if now >= self._read_deadline:
             if self._result is None:
                 raise RemoteProtocolError(f"no handshake within {limits.PREAUTH_TIMEOUT_S:g} s")

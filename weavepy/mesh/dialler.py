@@ -1,11 +1,11 @@
 """Decides which addresses are dialled, and when (Weave Net 2.8.1's ConnectionMaker).
 
-Rules of this file. Targets come from the operator ("direct") and, with discovery, from the connections that peers publish.
-A target that fails is tried again after a random part of an interval that grows by half each time, for ever; except
-one that turned out to be ourselves or our namesake. Discovered addresses come from other members: IP addresses only,
-bounded in number, never resolved.
-The thing people get wrong: an inbound connection has an ephemeral port, so "are we connected to this target?" is answered by
-the name of the peer that was found there last time, not by the address alone.
+Rules of this file. Targets come from the operator ("direct") and, with discovery, from the connections that
+peers publish. A target that fails is tried again after a random part of an interval that grows by half each
+time, for ever; except one that turned out to be ourselves or our namesake. Discovered addresses come from
+other members: IP addresses only, bounded in number, never resolved. The thing people get wrong: an inbound
+connection has an ephemeral port, so "are we connected to this target?" is answered by the name of the peer
+that was found there last time, not by the address alone.
 """
 
 import ipaddress
@@ -53,7 +53,9 @@ class LiveConnection:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """For the operator. `state` is attempting, connected, retrying, suspended or failed (never tried again)."""
+    """For the operator. `state` is attempting, connected, retrying, suspended or failed (never tried
+    again).
+    """
 
     address: Address
     state: str
@@ -80,7 +82,9 @@ class Dialler:
         return {typed: self._with_port(address) for typed, address in self._direct.items()}
 
     def add(self, addresses: Iterable[tuple[str, Address]], *, replace: bool, now: float) -> None:
-        """Adds direct targets, which are tried at once even if they had failed. `replace` forgets all others first."""
+        """Adds direct targets, which are tried at once even if they had failed. `replace` forgets all others
+        first.
+        """
         if replace:
             self._direct.clear()
         for typed, address in addresses:
@@ -98,6 +102,12 @@ class Dialler:
     def is_direct(self, address: Address) -> bool:
         """Tells whether the operator named `address`."""
         return any(self._with_port(direct) == address for direct in self._direct.values())
+
+    def by_host(self, typed: str) -> bool:
+        """Tells whether a target was named without a port, so that any connection from its host is what was
+        meant.
+        """
+        return self._direct[typed].port == 0
 
     def due(
         self, now: float, live: Collection[LiveConnection], records: Mapping[PeerName, PeerRecord]
@@ -141,23 +151,28 @@ class Dialler:
 
     def ended(
         self, address: Address, reason: str, now: float, *, peer: PeerName | None = None, never: bool = False
-    ) -> None:
-        """Notes that dialling `address`, or the connection that came of it, ended. `never`: it isn't worth another try."""
+    ) -> bool:
+        """Notes that dialling `address`, or the connection that came of it, ended; True if for a new reason.
+
+        `peer` is who answered there, `never` that another try isn't worth it.
+        """
         target = self._targets.get(address)
         if target is None:
-            return
+            return False
+        changed = reason != target.last_error
         target.last_error = reason
         if peer is not None:
             target.peer = peer
+        lived = target.state is _State.CONNECTED and now > (target.try_after or 0) + limits.DIAL_STABLE_S
+        target.state = _State.WAITING
         if never:
-            target.state = _State.WAITING
             target.try_after = None
-        elif target.state is _State.CONNECTED and now > (target.try_after or 0) + limits.DIAL_STABLE_S:
+        elif lived:
             target.try_now(now)
         else:
-            target.state = _State.WAITING
             target.try_after = now + target.interval_s * (0.5 + self._entropy.random())
             target.interval_s = min(target.interval_s * _BACKOFF_FACTOR, limits.DIAL_INTERVAL_MAX_S)
+        return changed
 
     def next_timer(self) -> float | None:
         """Returns when `due` may have something next."""

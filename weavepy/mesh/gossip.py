@@ -1,10 +1,10 @@
 """Gossip: named channels over the mesh, each a value that every peer merges.
 
-Rules of this file. Everything queued while one event is handled is merged per neighbour and channel, and encoded once
-when `flush` is called at its end. What is relayed is what was new, so no news makes no traffic. A channel that we don't
-know is relayed unread. A payload that can't be handled raises, and costs the link that it came in by, nothing else.
-The thing people get wrong: routes must be fresh whenever a message is relayed, or a peer that joined a moment ago is
-passed over until the next periodic gossip.
+Rules of this file. Everything queued while one event is handled is merged per neighbour and channel, and
+encoded once when `flush` is called at its end. What is relayed is what was new, so no news makes no traffic.
+A channel that we don't know is relayed unread. A payload that can't be handled raises, and costs the link
+that it came in by, nothing else. The thing people get wrong: routes must be fresh whenever a message is
+relayed, or a peer that joined a moment ago is passed over until the next periodic gossip.
 """
 
 import math
@@ -30,7 +30,9 @@ class News(Protocol):
 
 
 class Channel(Protocol):
-    """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their link."""
+    """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their
+    link.
+    """
 
     name: str
 
@@ -79,6 +81,7 @@ class Gossiper:
     def remove_neighbour(self, neighbour: PeerName) -> None:
         """Drops what is queued for `neighbour` and sends to it no more."""
         self._neighbours.pop(neighbour, None)
+        self._unicasts = [waiting for waiting in self._unicasts if waiting[0] != neighbour]
 
     def handle_untrusted(
         self, neighbour: PeerName, message: Gossip | Unicast | Broadcast, now: float
@@ -92,7 +95,8 @@ class Gossiper:
             case Unicast(name, source, destination, payload) if destination == self._own:
                 self._channel(name).handle_unicast_untrusted(source, payload, now)
             case Unicast(destination=destination):
-                # While views differ, two routers may each think the other is nearer; this keeps it from bouncing.
+                # While views differ, two routers may each think the other is nearer; this keeps it from
+                # bouncing.
                 if self._routes().unicast_all.get(destination) != neighbour:
                     self._relay(message, destination)
             case Broadcast(name, source, payload):
@@ -179,7 +183,9 @@ class Gossiper:
 def choose_neighbours(
     unicast_all: Mapping[PeerName, PeerName], without: PeerName, entropy: Entropy
 ) -> list[PeerName]:
-    """Draws at most 2 log2(peers) neighbours, each in proportion to the peers that it leads to (Weave Net 2.8.1)."""
+    """Draws at most 2 log2(peers) neighbours, each in proportion to the peers that it leads to (Weave Net
+    2.8.1).
+    """
     weights: dict[PeerName, int] = {}
     for hop in unicast_all.values():
         if hop not in (NO_PEER, without):

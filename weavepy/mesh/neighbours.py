@@ -1,8 +1,8 @@
 """Which connections we keep: at most one to each peer, none to ourselves, no more than the limit.
 
-Rules of this file. Both ends see the same two connection UIDs and must decide alike without asking each other.
-The thing people get wrong: a peer that restarted isn't a duplicate. Its old connection may look alive to us for a
-minute; by its new UID we know better, and the newer connection wins at once.
+Rules of this file. Both ends see the same two connection UIDs and must decide alike without asking each
+other. The thing people get wrong: a peer that restarted isn't a duplicate. Its old connection may look alive
+to us for a minute; by its new UID we know better, and the newer connection wins at once.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ class Verdict(Enum):
     ADD = auto()
     REPLACE = auto()  # add it and close the earlier one
     REFUSE = auto()
-    REFUSE_BOTH = auto()
+    DUPLICATE = auto()  # refuse it: the earlier one stays
+    DUPLICATE_BOTH = auto()  # refuse it and close the earlier one
     NEVER = auto()  # refuse, and don't dial this address again
 
 
@@ -60,5 +61,5 @@ def judge(
     if connection_uid < earlier.connection_uid:
         return Verdict.REPLACE, duplicate
     if connection_uid > earlier.connection_uid:
-        return Verdict.REFUSE, duplicate
-    return Verdict.REFUSE_BOTH, duplicate
+        return Verdict.DUPLICATE, duplicate
+    return Verdict.DUPLICATE_BOTH, duplicate

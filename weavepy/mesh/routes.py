@@ -1,10 +1,11 @@
 """Routes through the mesh, worked out from the peers' records. Pure graph algorithms.
 
-Rules of this file. All peers run the same walk over the same records, so that their broadcast trees fit together: a
-broadcast reaches everybody exactly once. "Established" tables use links that both ends call established and carry
-frames; "all" tables follow whatever one end claims and carry gossip. Everything is worked out when first asked for.
-The thing people get wrong: the walk for a broadcast stops while a level is worked through, at our turn and not at
-the end of the level. One peer that stops elsewhere makes duplicates and losses.
+Rules of this file. All peers run the same walk over the same records, so that their broadcast trees fit
+together: a broadcast reaches everybody exactly once. "Established" tables use links that both ends call
+established and carry frames; "all" tables follow whatever one end claims and carry gossip. Everything is
+worked out when first asked for. The thing people get wrong: the walk for a broadcast stops while a level is
+worked through, at our turn and not at the end of the level. One peer that stops elsewhere makes duplicates
+and losses.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -26,7 +27,9 @@ class Routes:
         self.update({})
 
     def update(self, records: Mapping[PeerName, PeerRecord]) -> None:
-        """Starts over from `records`, which must not change until the next update. Cheap; the tables follow on demand."""
+        """Starts over from `records`, which must not change until the next update. Cheap; the tables follow
+        on demand.
+        """
         self._records = dict(records)
         for name in self._claimed.keys() - self._records.keys():
             del self._claimed[name]
@@ -38,7 +41,9 @@ class Routes:
 
     @property
     def unicast(self) -> Mapping[PeerName, PeerName]:
-        """Destination to next hop over established links; we ourselves map to 0, unreachable peers are absent."""
+        """Destination to next hop over established links; we ourselves map to 0, unreachable peers are
+        absent.
+        """
         if self._unicast is None:
             self._unicast = self._walk(self._own, None, self._established)
         return self._unicast
@@ -63,7 +68,9 @@ class Routes:
         return self._broadcast_all[source]
 
     def components(self) -> dict[PeerName, int]:
-        """Numbers the peers so that two have the same number if they reach each other without us. Ours is 0."""
+        """Numbers the peers so that two have the same number if they reach each other without us. Ours is
+        0.
+        """
         unseen = set(self._records) - {self._own}
         numbers = {self._own: 0}
         for name in sorted(unseen):

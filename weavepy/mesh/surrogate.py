@@ -1,9 +1,9 @@
 """Channels of other peers that we don't know: relayed unread, bounded in number and in memory.
 
-Rules of this file. A surrogate keeps hashes, never payloads, and contributes nothing of its own. Which channels exist is
-chosen by members, so the least recently used one makes room for a new one.
-The thing people get wrong: a gossip that was relayed a moment ago comes back by another neighbour; relaying it again
-would never end.
+Rules of this file. A surrogate keeps hashes, never payloads, and contributes nothing of its own. Which
+channels exist is chosen by members, so the least recently used one makes room for a new one. The thing people
+get wrong: a gossip that was relayed a moment ago comes back by another neighbour; relaying it again would
+never end.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
 """The replicated table of peers: what every peer says about itself, merged.
 
-Rules of this file. A peer's record is written by that peer alone; everybody else only forwards it, so the higher
-version wins (then the higher UID, which tells incarnations apart) and merging is commutative, associative and idempotent.
-Our own record never comes from outside. A removal is never gossiped: everybody concludes it from the connections.
-The thing people get wrong: `merge` must return exactly the records it took. Relaying more causes storms, relaying less
-leaves peers stale.
+Rules of this file. A peer's record is written by that peer alone; everybody else only forwards it, so the
+higher version wins (then the higher UID, which tells incarnations apart) and merging is commutative,
+associative and idempotent. Our own record never comes from outside. A removal is never gossiped: everybody
+concludes it from the connections. The thing people get wrong: `merge` must return exactly the records it
+took. Relaying more causes storms, relaying less leaves peers stale.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -47,10 +47,11 @@ class Topology:
         return self._records
 
     def merge(self, update: Iterable[PeerRecord]) -> frozenset[PeerName]:
-        """Merges `update` and returns the names of the records that were taken (Weave Net 2.8.1 `applyUpdate`).
+        """Merges `update` and returns the names of the records that were taken (Weave Net 2.8.1
+        `applyUpdate`).
 
-        Peers that are only mentioned as the end of a connection get a placeholder, which isn't news. What would
-        make the table larger than `limits.PEERS_MAX` is left out.
+        Peers that are only mentioned as the end of a connection get a placeholder, which isn't news. What
+        would make the table larger than `limits.PEERS_MAX` is left out.
         """
         # Most of a periodic gossip is what we have already; nothing below needs to look at that.
         fresh = [record for record in update if record.name != NO_PEER and not self._has(record)]
@@ -63,7 +64,9 @@ class Topology:
         return frozenset(news)
 
     def introduce(self, name: PeerName, nickname: str, uid: int, short_id: int | None) -> bool:
-        """Adds a peer that we met before hearing of it by gossip; False if there is no room. Known ones stay as they are."""
+        """Adds a peer that we met before hearing of it by gossip; False if there is no room. Known ones stay
+        as they are.
+        """
         if name not in self._records:
             record = PeerRecord(name, nickname, uid, 0, short_id or 0, short_id is not None, ())
             if not self._add(record):
@@ -139,7 +142,8 @@ class Topology:
         return True
 
     def _outbid(self, rumour: PeerRecord) -> None:
-        # An earlier incarnation of ours lives on in the others' tables; they believe us once our version is higher.
+        # An earlier incarnation of ours lives on in the others' tables; they believe us once our version is
+        # higher.
         if rumour.uid != self.own.uid and self.own.version <= rumour.version < _VERSION_BELIEVABLE:
             self._store(replace(self.own, version=rumour.version + 1))
 

@@ -1,8 +1,8 @@
 """The gossip channel `topology`: payloads in and out of the table of peers.
 
-Rules of this file. News are names only; their records are read from the table when the message is written, so a neighbour
-that was slow gets the latest and not the history.
-The thing people get wrong: a broadcast is passed on with all names that it held, a gossip only with what was new.
+Rules of this file. News are names only; their records are read from the table when the message is written, so
+a neighbour that was slow gets the latest and not the history. The thing people get wrong: a broadcast is
+passed on with all names that it held, a gossip only with what was new.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,8 @@
 """The engine's forwarding tables, made from the mesh's routes and the links that are up.
 
-Rules of this file. Only values go in and one value comes out; a table that equals the last one isn't sent again.
-The thing people get wrong: a broadcast tree is needed for every source peer, also for those that we only relay for.
+Rules of this file. Only values go in and one value comes out; a table that equals the last one isn't sent
+again. The thing people get wrong: a broadcast tree is needed for every source peer, also for those that we
+only relay for.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -34,8 +35,9 @@ def build_tables(
 ) -> Tables:
     """Builds the tables for all `peers`.
 
-    `unicast` maps a peer to its next hop, `broadcast` a source to the neighbours that its frames go on to, `components`
-    a peer to the number of its component without us, `links` a neighbour to the index of its established link.
+    `unicast` maps a peer to its next hop, `broadcast` a source to the neighbours that its frames go on to,
+    `components` a peer to the number of its component without us, `links` a neighbour to the index of its
+    established link.
     """
     ordered = sorted(peers)
     trees = ((source, tuple(links[hop] for hop in broadcast(source) if hop in links)) for source in ordered)

@@ -1,0 +1,63 @@
+"""What the mesh looks like to the operator, with Weave Net's key names.
+
+Rules of this file. Plain JSON values, read-only, everything in a fixed order. Texts that came from peers
+(nicknames, addresses) are passed on as they are; whoever prints them makes them safe.
+"""
+
+from collections.abc import Mapping
+
+from weavepy.events import PeerName
+from weavepy.mesh.routes import Routes
+from weavepy.wire.peername import format_peer_name
+from weavepy.wire.topology import PeerRecord
+
+Records = Mapping[PeerName, PeerRecord]
+
+
+def report_peers(records: Records) -> list[dict[str, object]]:
+    """Returns every peer, and the connections that it says it has."""
+    return [
+        {
+            "Name": format_peer_name(record.name),
+            "NickName": record.nickname,
+            "UID": record.uid,
+            "ShortID": record.short_id,
+            "Version": record.version,
+            "Connections": [
+                {
+                    "Name": format_peer_name(connection.remote),
+                    "NickName": nickname_of(connection.remote, records),
+                    "Address": connection.address,
+                    "Outbound": connection.outbound,
+                    "Established": connection.established,
+                }
+                for connection in sorted(record.connections, key=lambda c: c.remote)
+            ],
+        }
+        for _, record in sorted(records.items())
+    ]
+
+
+def report_unicast(routes: Routes) -> list[dict[str, str]]:
+    """Returns each destination that frames can reach, and the neighbour on the way to it."""
+    return [
+        {"Dest": format_peer_name(destination), "Via": format_peer_name(hop)}
+        for destination, hop in sorted(routes.unicast.items())
+    ]
+
+
+def report_broadcast(routes: Routes) -> list[dict[str, object]]:
+    """Returns each source of broadcasts, and the neighbours that its frames go on to."""
+    return [
+        {
+            "Source": format_peer_name(source),
+            "Via": [format_peer_name(hop) for hop in routes.broadcast(source)],
+        }
+        for source in sorted(routes.unicast)
+    ]
+
+
+def nickname_of(name: PeerName, records: Records) -> str:
+    """Returns the nickname of `name`, empty if we don't know it."""
+    record = records.get(name)
+    return "" if record is None else record.nickname

@@ -1,0 +1,650 @@
+"""The router: composes mesh and switch into one machine that turns events into effects.
+
+Rules of this file. No clock, no socket, no random source of its own. Whatever a peer does wrong ends its
+connection and nothing else: `_containing` is the only place that turns an error into that, and nothing else
+escapes `handle`. Consequences of a change (routes, gossip, dialling) are noticed in `_settle` at the end of
+each call by comparing revisions, so that no path can forget them. The thing people get wrong: a connection is
+registered before its first message is looked at, and taken out of every table before anything else happens
+when it ends.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from weavepy import limits
+from weavepy.crypto.handshake import Handshake
+from weavepy.errors import RemoteProtocolError, WireError
+from weavepy.events import (
+    Accepted,
+    Address,
+    Close,
+    Closed,
+    Connected,
+    ConnectPeers,
+    ConnId,
+    Dial,
+    DialFailed,
+    Effect,
+    Entropy,
+    Event,
+    ForgetMacs,
+    ForgetPeers,
+    HeartbeatReceived,
+    KeyWorn,
+    LinkMoved,
+    Log,
+    PeerName,
+    Persist,
+    Received,
+    Send,
+)
+from weavepy.mesh.admission import Admission, TokenBucket
+from weavepy.mesh.connection import Connection
+from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
+from weavepy.mesh.gossip import Gossiper
+from weavepy.mesh.neighbours import Neighbour, Verdict, judge
+from weavepy.mesh.report import nickname_of, report_broadcast, report_peers, report_unicast
+from weavepy.mesh.routes import Routes
+from weavepy.mesh.topology import SHORT_IDS, Topology
+from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
+from weavepy.switch.fastpath import Link, LinkAction, LinkConfig
+from weavepy.switch.forwarding import Forwarding, build_tables
+from weavepy.switch.negotiate import OVERLAY, negotiate_untrusted
+from weavepy.wire.fastpath import (
+    Epoch,
+    EpochAck,
+    FastpathFeature,
+    Start,
+    decode_overlay_control_untrusted,
+    encode_fastpath_feature,
+    encode_overlay_control,
+)
+from weavepy.wire.features import Features
+from weavepy.wire.messages import Broadcast, Gossip, Message, OverlayControl, Unicast
+from weavepy.wire.peername import format_peer_name
+from weavepy.wire.topology import ConnectionSummary, PeerRecord
+
+PROTOCOL_VERSION = 2
+TARGETS_KEY = "targets"
+_OVERLAY_INDEX = 0  # of fastpath in the list of overlays that both ends have, which it is alone in
+_SLOT_BITS = 12
+_STRANGER_LOGS = 10  # lines about connections that never authenticated: so many at once,
+_STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What a router is started with. `targets` are peers as typed, with what they resolved to (port 0:
+    default).
+    """
+
+    name: PeerName
+    nickname: str
+    password: bytes | None = field(repr=False)
+    port: int
+    overlay_mtu: int
+    ciphers: tuple[str, ...]
+    lanes: int
+    conn_limit: int
+    discovery: bool
+    rekey_interval_s: float = limits.REKEY_INTERVAL_S
+    targets: tuple[tuple[str, Address], ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One control connection with what belongs to it. `peer` and `link` are there once it is registered."""
+
+    connection: Connection
+    dialled: Address | None
+    peer: PeerName | None = None
+    link: Link | None = None
+
+    @property
+    def state(self) -> str:
+        if self.link is None:
+            return "connecting"
+        return "pending" if self.link.established_at is None else "established"
+
+
+class Router:
+    """One host's control plane. `uid` tells this run of the router from earlier ones and isn't 0."""
+
+    def __init__(self, config: RouterConfig, *, uid: int, entropy: Entropy) -> None:
+        self._config = config
+        self._entropy = entropy
+        own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
+        self._topology = Topology(own, entropy)
+        self._topology_channel = TopologyChannel(self._topology)
+        self._routes = Routes(config.name)
+        self._gossip = Gossiper(config.name, self._fresh_routes, entropy)
+        self._gossip.add_channel(self._topology_channel)
+        self._dialler = Dialler(
+            config.name,
+            port=config.port,
+            discovery=config.discovery,
+            limit=config.conn_limit,
+            entropy=entropy,
+        )
+        self._feature = FastpathFeature((limits.FASTPATH_VERSION,), config.ciphers, config.overlay_mtu)
+        self._forwarding = Forwarding()
+        self._admission = Admission(0.0)
+        self._stranger_logs = TokenBucket(_STRANGER_LOGS, _STRANGER_LOG_PERIOD_S, 0.0)
+
+        self._sessions: dict[ConnId, _Session] = {}
+        self._dialling: dict[ConnId, Address] = {}
+        self._neighbours: dict[PeerName, _Session] = {}
+        self._links: dict[int, _Session] = {}
+        self._next_conn = 2
+        self._terminations = 0
+
+        self._effects: list[Effect] = []
+        self._added: set[PeerName] = set()  # neighbours since the last topology update of ours
+        self._routed_revision = -1  # the topology's revision that the routes show,
+        self._noted_revision = self._topology.revision  # that has set the timers,
+        self._noted_version = own.version  # and our record's version that is published or about to be
+        self._dial_now = False
+        self._gossip_at: float | None = None
+        self._publish_at: float | None = None
+        self._tables_at: float | None = None
+        self._collect_at: float | None = None
+
+    # ---- what the shell calls
+
+    def start(self, now: float) -> list[Effect]:
+        """Begins: dials the targets of the configuration and announces empty tables."""
+        self._gossip_at = now + limits.GOSSIP_INTERVAL_S
+        self._tables_at = now
+        self._dialler.add(self._config.targets, replace=False, now=now)
+        self._dial_now = True
+        return self.handle_timer(now)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Takes one event and returns what is to be done, in order."""
+        match event:
+            case Accepted():
+                self._accept(event, now)
+            case Connected():
+                self._dialled(event, now)
+            case DialFailed(conn, reason):
+                address = self._dialling.pop(conn, None)
+                if address is not None:
+                    self._dial_now = True
+                    if self._dialler.ended(address, reason, now):
+                        self._log("warning", f"no connection with {address}: {reason}")
+            case Received(conn, data):
+                if conn in self._sessions:
+                    self._receive(self._sessions[conn], data, now)
+            case Closed(conn, reason):
+                if conn in self._sessions:
+                    self._lost(self._sessions[conn], reason, now)
+            case HeartbeatReceived():
+                self._heartbeat(event, now)
+            case LinkMoved(index, source):
+                if index in self._links:
+                    session, link = self._linked(index)
+                    self._perform(session, link.handle_moved(source))
+            case KeyWorn(index):
+                if index in self._links:
+                    session, link = self._linked(index)
+                    self._perform(session, link.handle_worn(now))
+            case ConnectPeers(addresses, replace):
+                self._dialler.add(addresses, replace=replace, now=now)
+                self._persist_targets()
+            case ForgetPeers(names):
+                self._dialler.forget(names)
+                self._persist_targets()
+        return self._settle(now)
+
+    def handle_timer(self, now: float) -> list[Effect]:
+        """Does what is due by `now` and returns what is to be done, in order."""
+        for session in list(self._sessions.values()):
+            with self._containing(session, now):
+                if session.connection.next_timer() <= now:
+                    self._send_bytes(session, session.connection.handle_timer(now))
+                if session.link is not None and session.link.next_timer() <= now:
+                    self._perform(session, session.link.handle_timer(now))
+        if self._collect_at is not None and self._collect_at <= now:
+            self._collect_garbage()
+        if self._publish_at is not None and self._publish_at <= now:
+            self._publish_at = None
+            names = frozenset({self._config.name, *self._added})
+            self._added.clear()
+            self._gossip.publish(CHANNEL, self._topology_channel.news(names))
+        if self._gossip_at is not None and self._gossip_at <= now:
+            self._gossip_at = now + limits.GOSSIP_INTERVAL_S
+            self._gossip.publish_complete()
+        if self._tables_at is not None and self._tables_at <= now:
+            self._update_tables()
+        return self._settle(now)
+
+    def next_timer(self) -> float | None:
+        """Returns when `handle_timer` is due, at the latest."""
+        own = (
+            self._gossip_at,
+            self._publish_at,
+            self._tables_at,
+            self._collect_at,
+            self._dialler.next_timer(),
+        )
+        times = [at for at in own if at is not None]
+        for session in self._sessions.values():
+            times.append(session.connection.next_timer())
+            if session.link is not None:
+                times.append(session.link.next_timer())
+        return min(times, default=None)
+
+    # ---- connections
+
+    def _accept(self, event: Accepted, now: float) -> None:
+        reason = self._admission.admit(event.conn, event.remote, now)
+        if reason is None:
+            self._open(event, None, now)
+        else:
+            self._effects.append(Close(event.conn))
+            self._log_stranger(f"turned {event.remote} away: {reason}", now)
+
+    def _dialled(self, event: Connected, now: float) -> None:
+        address = self._dialling.pop(event.conn, None)
+        if address is None:
+            self._effects.append(Close(event.conn))
+        else:
+            self._open(event, address, now)
+
+    def _open(self, event: Accepted | Connected, dialled: Address | None, now: float) -> None:
+        config = self._config
+        features = Features(
+            name=config.name,
+            nickname=config.nickname,
+            uid=self._topology.own.uid,
+            conn_id=self._entropy.getrandbits(64),
+            short_id=self._topology.own.short_id,
+            trusted=False,
+            overlays=(OVERLAY,),
+            fastpath=encode_fastpath_feature(self._feature),
+        )
+        handshake = Handshake(
+            outbound=dialled is not None,
+            password=config.password,
+            features=features,
+            ephemeral=self._entropy.randbytes(32),
+        )
+        connection = Connection(
+            event.conn,
+            handshake,
+            outbound=dialled is not None,
+            remote=event.remote,
+            local=event.local,
+            path_mtu=event.path_mtu,
+            own_conn_id=features.conn_id,
+            now=now,
+        )
+        session = self._sessions[event.conn] = _Session(connection, dialled)
+        self._send_bytes(session, connection.start())
+
+    def _receive(self, session: _Session, data: bytes, now: float) -> None:
+        with self._containing(session, now):
+            connection = session.connection
+            self._send_bytes(session, connection.receive_untrusted(data, now))
+            if connection.features is not None and session.peer is None:
+                self._admission.release(connection.conn)
+                self._authenticated(session, connection.features, now)
+            if session.peer is not None:
+                for message in connection.take_messages():
+                    self._handle_message(session, message, now)
+
+    def _authenticated(self, session: _Session, features: Features, now: float) -> None:
+        known = self._topology.records.get(features.name)
+        if known is None and session.dialled is not None and not self._dialler.is_direct(session.dialled):
+            raise RemoteProtocolError("found a peer there that nobody has told us of")
+        existing = {
+            peer: Neighbour(other.connection.uid, other.connection.features.uid)
+            for peer, other in self._neighbours.items()
+            if other.connection.features is not None
+        }
+        verdict, reason = judge(
+            self._config.name,
+            self._topology.own.uid,
+            features,
+            session.connection.uid,
+            existing,
+            self._config.conn_limit,
+        )
+        level = "info" if verdict in (Verdict.DUPLICATE, Verdict.DUPLICATE_BOTH) else "warning"
+        if verdict in (Verdict.ADD, Verdict.REPLACE):
+            keyed = session.connection.session_key is not None
+            agreement = negotiate_untrusted(self._feature, features, keyed=keyed)
+        if verdict in (Verdict.REPLACE, Verdict.DUPLICATE_BOTH):
+            # The record must outlive the old connection: the new one is about to take it over.
+            self._topology.hold(features.name)
+            self._end(self._neighbours[features.name], reason, now)
+            self._topology.release(features.name)
+        if verdict not in (Verdict.ADD, Verdict.REPLACE):
+            self._end(session, reason, now, never=verdict is Verdict.NEVER, level=level)
+            return
+        index = self._new_index()
+        if index is None or not self._topology.introduce(
+            features.name, features.nickname, features.uid, features.short_id
+        ):
+            raise RemoteProtocolError("no room for another peer")
+        config, connection = self._config, session.connection
+        session.peer = features.name
+        session.link = Link(
+            LinkConfig(
+                index=index,
+                own=config.name,
+                peer=features.name,
+                dialled=connection.outbound,
+                session_key=connection.session_key,
+                connection_uid=connection.uid,
+                agreement=agreement,
+                lanes=config.lanes,
+                port=config.port,
+                remote=connection.remote,
+                local=connection.local,
+                path_mtu=connection.path_mtu,
+                overlay_mtu=config.overlay_mtu,
+                rekey_interval_s=config.rekey_interval_s,
+            )
+        )
+        self._register(session, session.link, features, now)
+
+    def _register(self, session: _Session, link: Link, features: Features, now: float) -> None:
+        peer, connection = features.name, session.connection
+        restarted = self._topology.records[peer].uid != features.uid
+        reachable = peer in self._fresh_routes().unicast
+        self._topology.hold(peer)
+        self._neighbours[peer] = session
+        self._links[link.index] = session
+        self._topology.connect(ConnectionSummary(peer, str(connection.remote), connection.outbound, False))
+        self._added.add(peer)
+        self._gossip.add_neighbour(peer)
+        if session.dialled is not None:
+            self._dialler.connected(session.dialled, peer)
+        self._log("info", f"connected to {self._describe(session)}")
+        self._perform(session, link.start(now))
+        if restarted or not reachable:
+            self._gossip.send_complete(peer)
+
+    def _handle_message(self, session: _Session, message: Message, now: float) -> None:
+        assert session.peer is not None
+        assert session.link is not None
+        match message:
+            case Gossip() | Unicast() | Broadcast():
+                self._gossip.handle_untrusted(session.peer, message, now)
+            case OverlayControl(index, subtag, body):
+                if index != _OVERLAY_INDEX:
+                    raise RemoteProtocolError(f"control message for overlay {index}, which there isn't")
+                control = decode_overlay_control_untrusted(subtag, body)
+                if control is not None:
+                    self._perform(session, session.link.handle_control(control, now))
+
+    def _lost(self, session: _Session, reason: str, now: float) -> None:
+        connection = session.connection
+        if connection.features is None and connection.outbound and self._config.password is not None:
+            reason = f"{reason}, before the peer had said who it is: does it have another password?"
+        self._end(session, reason, now, close=False)
+
+    def _end(
+        self,
+        session: _Session,
+        reason: str,
+        now: float,
+        *,
+        close: bool = True,
+        never: bool = False,
+        level: str = "warning",
+    ) -> None:
+        """Takes the connection out of every table, and says so to everybody concerned.
+
+        `never`: its address isn't to be dialled again. `level` is how much it matters if it was never
+        registered.
+        """
+        connection = session.connection
+        if self._sessions.pop(connection.conn, None) is None:
+            return
+        self._admission.release(connection.conn)
+        if close:
+            self._effects.append(Close(connection.conn))
+        if session.peer is not None and session.link is not None:
+            del self._links[session.link.index]
+            self._perform(session, session.link.stop())
+            del self._neighbours[session.peer]
+            self._gossip.remove_neighbour(session.peer)
+            self._topology.disconnect(session.peer)
+            self._topology.release(session.peer)
+            self._collect_garbage()
+            self._terminations += 1
+            self._log("info", f"connection to {self._describe(session)} ended: {reason}")
+        authenticated = connection.features
+        unheard = True
+        if session.dialled is not None:
+            peer = None if authenticated is None or never else authenticated.name
+            unheard = self._dialler.ended(session.dialled, reason, now, peer=peer, never=never)
+            self._dial_now = True
+        elif authenticated is None:
+            self._log_stranger(f"no connection with {connection.remote}: {reason}", now)
+            return
+        if session.peer is None and unheard:
+            self._log(level, f"no connection with {self._describe(session)}: {reason}")
+
+    @contextmanager
+    def _containing(self, session: _Session, now: float) -> Iterator[None]:
+        try:
+            yield
+        except (RemoteProtocolError, WireError) as error:
+            self._end(session, str(error), now)
+
+    # ---- links
+
+    def _heartbeat(self, event: HeartbeatReceived, now: float) -> None:
+        if event.index not in self._links:
+            return
+        session, link = self._linked(event.index)
+        pending = link.established_at is None
+        self._perform(session, link.handle_heartbeat(event, now))
+        if pending and link.established_at is not None and session.peer is not None:
+            self._topology.establish(session.peer)
+            self._log("info", f"link to {self._describe(session)} is up, {link.cipher}")
+
+    def _linked(self, index: int) -> tuple[_Session, Link]:
+        session = self._links[index]
+        assert session.link is not None
+        return session, session.link
+
+    def _new_index(self) -> int | None:
+        taken = {index & (limits.LINKS_MAX - 1) for index in self._links}
+        slot = next((slot for slot in range(1, limits.LINKS_MAX) if slot not in taken), None)
+        return None if slot is None else self._entropy.getrandbits(32 - _SLOT_BITS) << _SLOT_BITS | slot
+
+    def _perform(self, session: _Session, actions: Iterable[LinkAction]) -> None:
+        for action in actions:
+            if isinstance(action, Start | Epoch | EpochAck):
+                self._send(session, OverlayControl(_OVERLAY_INDEX, *encode_overlay_control(action)))
+            else:
+                self._effects.append(action)
+
+    # ---- consequences
+
+    def _settle(self, now: float) -> list[Effect]:
+        """Notes what has changed, dials, writes the gossip, and returns all effects."""
+        if self._topology.revision != self._noted_revision:
+            self._noted_revision = self._topology.revision
+            self._dial_now = True
+            self._tables_at = earlier(self._tables_at, now + limits.ROUTES_DEFER_S)
+            self._collect_at = earlier(self._collect_at, now + limits.GC_DEFER_S)
+        if self._topology.own.version != self._noted_version:
+            self._noted_version = self._topology.own.version
+            self._publish_at = earlier(self._publish_at, now + limits.TOPOLOGY_DEFER_S)
+        dial_at = self._dialler.next_timer()
+        if self._dial_now or (dial_at is not None and dial_at <= now):
+            self._dial_now = False
+            self._dial(now)
+        for neighbour, message in self._gossip.flush():
+            self._send(self._neighbours[neighbour], message)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _dial(self, now: float) -> None:
+        live = [
+            LiveConnection(peer, session.connection.remote, session.connection.outbound)
+            for peer, session in self._neighbours.items()
+        ]
+        for address in self._dialler.due(now, live, self._topology.records):
+            conn = ConnId(self._next_conn)
+            self._next_conn += 2
+            self._dialling[conn] = address
+            self._effects.append(Dial(conn, address))
+
+    def _fresh_routes(self) -> Routes:
+        if self._routed_revision != self._topology.revision:
+            self._routed_revision = self._topology.revision
+            self._routes.update(self._topology.records)
+        return self._routes
+
+    def _update_tables(self) -> None:
+        self._tables_at = None
+        routes = self._fresh_routes()
+        links = {
+            peer: session.link.index
+            for peer, session in self._neighbours.items()
+            if session.link is not None and session.link.established_at is not None
+        }
+        tables = build_tables(
+            self._topology.records.keys(), routes.unicast, routes.broadcast, routes.components(), links
+        )
+        changed = self._forwarding.update(tables)
+        if changed is not None:
+            self._effects.append(changed)
+
+    def _collect_garbage(self) -> None:
+        self._collect_at = None
+        gone = self._topology.collect_garbage(self._fresh_routes().unicast_all.keys())
+        self._effects.extend(ForgetMacs(name) for name in gone)
+
+    def _persist_targets(self) -> None:
+        self._effects.append(Persist(TARGETS_KEY, json.dumps(list(self._dialler.direct))))
+        self._dial_now = True
+
+    def _send(self, session: _Session, message: Message) -> None:
+        try:
+            frame = session.connection.seal(message)
+        except ValueError as error:
+            # Something of another peer that we relay and can't write, or a mesh that outgrew the protocol.
+            self._log("error", f"can't send to {self._describe(session)}: {error}")
+        else:
+            self._send_bytes(session, frame)
+
+    def _send_bytes(self, session: _Session, data: bytes) -> None:
+        if data:
+            self._effects.append(Send(session.connection.conn, data))
+
+    def _log(self, level: str, text: str) -> None:
+        self._effects.append(Log(level, text))
+
+    def _log_stranger(self, text: str, now: float) -> None:
+        if self._stranger_logs.take(now):
+            self._log("warning", text)
+
+    def _describe(self, session: _Session) -> str:
+        features = session.connection.features
+        if features is None:
+            return str(session.connection.remote)
+        return f"{format_peer_name(features.name)} ({features.nickname}) at {session.connection.remote}"
+
+    # ---- what the operator asks
+
+    def report(self, now: float) -> dict[str, object]:
+        """Returns the "Router" section of the report, with Weave Net's key names (what it has no name for is
+        in Attrs).
+        """
+        records, routes = self._topology.records, self._fresh_routes()
+        connections = [self._report_session(session, now) for session in self._sessions.values()]
+        connections += [
+            self._report_target(target, now)
+            for target in self._dialler.status()
+            if target.state in ("retrying", "failed") or target.address in self._dialling.values()
+        ]
+        return {
+            "Protocol": "weave",
+            "ProtocolMinVersion": PROTOCOL_VERSION,
+            "ProtocolMaxVersion": PROTOCOL_VERSION,
+            "Encryption": self._config.password is not None,
+            "PeerDiscovery": self._config.discovery,
+            "Name": format_peer_name(self._config.name),
+            "NickName": self._config.nickname,
+            "Port": self._config.port,
+            "Peers": report_peers(records),
+            "UnicastRoutes": report_unicast(routes),
+            "BroadcastRoutes": report_broadcast(routes),
+            "Connections": connections,
+            "TerminationCount": self._terminations,
+            "Targets": list(self._dialler.direct),
+            "TrustedSubnets": [],
+        }
+
+    def targets(self) -> dict[str, str]:
+        """Returns the state of each peer that the operator named.
+
+        It is "connecting", "pending", "established" or "failed: reason".
+        """
+        statuses = {target.address: target for target in self._dialler.status()}
+        return {
+            typed: self._target_state(address, statuses.get(address), by_host=self._dialler.by_host(typed))
+            for typed, address in self._dialler.direct.items()
+        }
+
+    def _target_state(self, address: Address, target: TargetStatus | None, *, by_host: bool) -> str:
+        peer = self._dialler.peer_at(address)
+        for session in self._neighbours.values():
+            remote = session.connection.remote
+            inbound = by_host and session.dialled is None and remote.host == address.host
+            if session.peer == peer or remote == address or inbound:
+                return session.state
+        if target is not None and target.state in ("retrying", "failed") and target.error is not None:
+            return f"failed: {target.error}"
+        return "connecting"
+
+    def _report_session(self, session: _Session, now: float) -> dict[str, object]:
+        connection, link = session.connection, session.link
+        attributes: dict[str, object] = {}
+        info = "handshake"
+        if link is not None and session.peer is not None:
+            encrypted = connection.session_key is not None
+            nickname = nickname_of(session.peer, self._topology.records)
+            sealed = "encrypted" if encrypted else "unencrypted"
+            info = f"{sealed:<11} {OVERLAY} {format_peer_name(session.peer)}({nickname})"
+            since = connection.opened_at if link.established_at is None else link.established_at
+            attributes = {
+                "name": OVERLAY,
+                "encrypted": encrypted,
+                "cipher": link.cipher,
+                "mtu": self._config.overlay_mtu,
+                "rtt_ms": round(link.rtt_ms, 3),
+                "epoch": link.epoch,
+                "since_s": round(now - since, 3),
+                "index": link.index,
+                "remote": str(link.remote or ""),
+            }
+        return {
+            "Address": str(connection.remote),
+            "Outbound": connection.outbound,
+            "State": session.state,
+            "Info": info,
+            "Attrs": attributes,
+        }
+
+    def _report_target(self, target: TargetStatus, now: float) -> dict[str, object]:
+        state = "connecting" if target.state == "attempting" else target.state
+        info = target.error or ""
+        if target.retry_at is not None:
+            wait = f"retry in {max(0.0, target.retry_at - now):.0f}s"
+            info = f"{info}, {wait}" if info else wait
+        return {"Address": str(target.address), "Outbound": True, "State": state, "Info": info, "Attrs": {}}
+
+
+def earlier(timer: float | None, at: float) -> float:
+    """Returns when a timer goes off that is wanted at `at` and may be set already."""
+    return at if timer is None else min(timer, at)

@@ -1,0 +1,245 @@
+"""The fastpath overlay of one connection: START, keys, heartbeats, rekeying, as a state machine
+(docs/protocol.md).
+
+Rules of this file. Methods return what is to be done, in order: effects for the shell, and `Start`, `Epoch`
+and `EpochAck` values that the router sends on the control connection. What ends the link is raised as
+RemoteProtocolError. Only `HeartbeatReceived` events prove that datagrams get through; nothing said on the
+control connection does. The thing people get wrong: the keys to receive with can't be installed before the
+peer's START, as it names the number of lanes. A heartbeat that overtakes START is dropped, and the peer
+repeats it half a second later.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from weavepy import limits
+from weavepy.crypto.datakeys import DataKeys
+from weavepy.crypto.rekey import Install, ReceivingKeys, RekeyAction, Retire, SendingKeys
+from weavepy.errors import RemoteProtocolError
+from weavepy.events import (
+    Address,
+    Effect,
+    HeartbeatReceived,
+    KeyInstall,
+    KeyRetire,
+    LinkAdd,
+    LinkRemote,
+    LinkRemove,
+    Log,
+    PeerName,
+    SendHeartbeat,
+)
+from weavepy.switch.negotiate import CLEAR, Agreement
+from weavepy.wire.fastpath import Epoch, EpochAck, Start
+from weavepy.wire.peername import format_peer_name
+
+LinkAction: TypeAlias = Effect | Start | Epoch | EpochAck
+_RTT_WEIGHT = 0.125  # of the newest sample (RFC 6298 section 2)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """What a link is made of. `remote` and `local` are the two ends of the control connection; MTUs in
+    bytes.
+    """
+
+    index: int
+    own: PeerName
+    peer: PeerName
+    dialled: bool
+    session_key: bytes | None = field(repr=False)
+    connection_uid: int
+    agreement: Agreement
+    lanes: int
+    port: int
+    remote: Address
+    local: Address
+    path_mtu: int
+    overlay_mtu: int
+    rekey_interval_s: float
+
+
+class Link:
+    """Our end of the overlay link of one connection."""
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._config = config
+        self._remote: LinkRemote | None = None  # set by START
+        self._sending: SendingKeys | None = None
+        self._receiving: ReceivingKeys | None = None
+        self._heard = False  # we have received one of the peer's heartbeats
+        self._last_heard_at = 0.0
+        self._establish_deadline = 0.0
+        self._heartbeat_at: float | None = None
+        self._rtt_us = 0.0
+        self.established_at: float | None = None
+
+    @property
+    def index(self) -> int:
+        """What the peer puts into its datagrams."""
+        return self._config.index
+
+    @property
+    def cipher(self) -> str:
+        """The cipher of both directions, or "clear"."""
+        return self._config.agreement.cipher
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of our sending keys."""
+        return self._sending.epoch if self._sending is not None else 0
+
+    @property
+    def rtt_ms(self) -> float:
+        """The smoothed round-trip time, 0 before the first sample."""
+        return self._rtt_us / 1000
+
+    @property
+    def remote(self) -> Address | None:
+        """Where datagrams go, None before the peer's START."""
+        return None if self._remote is None else self._remote.remote
+
+    def start(self, now: float) -> list[LinkAction]:
+        """Takes a slot in the engine and tells the peer; nothing is sent in datagrams before the peer's
+        START.
+        """
+        config = self._config
+        self._establish_deadline = now + limits.ESTABLISH_TIMEOUT_S
+        actions: list[LinkAction] = [LinkAdd(config.index, config.peer, self.cipher == CLEAR)]
+        if config.agreement.peer_mtu != config.overlay_mtu:
+            text = (
+                f"{format_peer_name(config.peer)} uses an overlay MTU of {config.agreement.peer_mtu} and we "
+                f"{config.overlay_mtu}; start all routers with the same --mtu"
+            )
+            actions.append(Log("warning", text))
+        start = Start(config.agreement.version, self.cipher, config.lanes, config.port, config.index)
+        return [*actions, start]
+
+    def stop(self) -> list[LinkAction]:
+        """Gives the slot back."""
+        return [LinkRemove(self._config.index)]
+
+    def handle_control(self, message: Start | Epoch | EpochAck, now: float) -> list[LinkAction]:
+        """Takes an overlay control message of the peer."""
+        match message:
+            case Start():
+                return self._handle_start(message, now)
+            case Epoch(epoch) if self._receiving is not None:
+                return self._rekey(self._receiving.handle_announce(epoch, now), sending=False)
+            case EpochAck(epoch) if self._sending is not None:
+                return self._rekey(self._sending.handle_ack(epoch, now), sending=True)
+        raise RemoteProtocolError("new keys announced before START, or in clear mode")
+
+    def handle_heartbeat(self, event: HeartbeatReceived, now: float) -> list[LinkAction]:
+        """Takes an authenticated heartbeat. The link is established by the first that says it has heard
+        ours.
+        """
+        if self._remote is None:
+            return []
+        self._last_heard_at = now
+        if event.rtt_us > 0:
+            known = self._rtt_us or event.rtt_us
+            self._rtt_us = known + _RTT_WEIGHT * (event.rtt_us - known)
+        first = not self._heard
+        self._heard = True
+        if event.heard and self.established_at is None:
+            self.established_at = now
+            self._heartbeat_at = now + limits.HEARTBEAT_S
+        return self._send_heartbeat(now) if first else []
+
+    def handle_moved(self, source: Address) -> list[LinkAction]:
+        """Follows the peer to a new address. Clear mode stays: there anybody could say so."""
+        if self._remote is None or self.cipher == CLEAR or source == self._remote.remote:
+            return []
+        self._remote = replace(self._remote, remote=source)
+        return [self._remote]
+
+    def handle_worn(self, now: float) -> list[LinkAction]:
+        """Asks for new keys as the sending key has sealed enough."""
+        return [] if self._sending is None else self._rekey(self._sending.handle_worn(now), sending=True)
+
+    def handle_timer(self, now: float) -> list[LinkAction]:
+        """Sends heartbeats, changes keys, and raises RemoteProtocolError when the peer can't be reached any
+        more.
+        """
+        if self.established_at is None:
+            if now >= self._establish_deadline:
+                raise RemoteProtocolError("no heartbeat came through: is UDP to the router's port blocked?")
+        elif now >= self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S:
+            raise RemoteProtocolError(f"no heartbeat for {limits.HEARTBEAT_TIMEOUT_S:g} s")
+        actions: list[LinkAction] = []
+        if self._heartbeat_at is not None and now >= self._heartbeat_at:
+            actions += self._send_heartbeat(now)
+        if self._sending is not None:
+            actions += self._rekey(self._sending.handle_timer(now), sending=True)
+        if self._receiving is not None:
+            actions += self._rekey(self._receiving.handle_timer(now), sending=False)
+        return actions
+
+    def next_timer(self) -> float:
+        """Returns when `handle_timer` is due."""
+        if self.established_at is None:
+            due = self._establish_deadline
+        else:
+            due = self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S
+        if self._heartbeat_at is not None:
+            due = min(due, self._heartbeat_at)
+        for schedule in (self._sending, self._receiving):
+            at = None if schedule is None else schedule.next_timer()
+            if at is not None:
+                due = min(due, at)
+        return due
+
+    def _handle_start(self, start: Start, now: float) -> list[LinkAction]:
+        config = self._config
+        if self._remote is not None:
+            raise RemoteProtocolError("a second START")
+        if (start.version, start.cipher) != (config.agreement.version, self.cipher):
+            raise RemoteProtocolError("START with another version or cipher than was agreed")
+        remote = Address(config.remote.host, start.port)
+        self._remote = LinkRemote(config.index, start.index, remote, config.local, config.path_mtu)
+        actions: list[LinkAction] = [self._remote]
+        if config.session_key is not None:
+            receiving = DataKeys(
+                config.session_key,
+                cipher=self.cipher,
+                version=start.version,
+                sender_dialled=not config.dialled,
+                sender=config.peer,
+                receiver=config.own,
+                conn_uid=config.connection_uid,
+                lanes=start.lanes,
+            )
+            sending = DataKeys(
+                config.session_key,
+                cipher=self.cipher,
+                version=start.version,
+                sender_dialled=config.dialled,
+                sender=config.own,
+                receiver=config.peer,
+                conn_uid=config.connection_uid,
+                lanes=config.lanes,
+            )
+            self._receiving = ReceivingKeys(receiving)
+            self._sending = SendingKeys(sending, interval_s=config.rekey_interval_s)
+            actions += self._rekey(self._receiving.start(), sending=False)
+            actions += self._rekey(self._sending.start(now), sending=True)
+        return actions + self._send_heartbeat(now)
+
+    def _send_heartbeat(self, now: float) -> list[LinkAction]:
+        period_s = limits.HEARTBEAT_FAST_S if self.established_at is None else limits.HEARTBEAT_S
+        self._heartbeat_at = now + period_s
+        return [SendHeartbeat(self._config.index, self._heard)]
+
+    def _rekey(self, steps: Iterable[RekeyAction], *, sending: bool) -> list[LinkAction]:
+        actions: list[LinkAction] = []
+        for step in steps:
+            match step:
+                case Install(epoch, keys):
+                    actions.append(KeyInstall(self._config.index, sending, epoch, self.cipher, keys))
+                case Retire(epoch):
+                    actions.append(KeyRetire(self._config.index, epoch))
+                case Epoch() | EpochAck():
+                    actions.append(step)
+        return actions
