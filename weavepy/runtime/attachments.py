@@ -51,16 +51,16 @@ class Attachments:
             self._pin(attachment)
             return attachment
 
-    async def detach(self, target: str, cidrs: Sequence[str]) -> Attachment | None:
-        """Takes `cidrs`, or everything, from `target`; returns what is left, None if it wasn't attached."""
+    async def detach(self, target: str, cidrs: Sequence[str]) -> list[str]:
+        """Takes `cidrs`, or everything, from `target`; returns the addresses that are gone now."""
         async with self._turn:
-            left, inode = await self._run(self._detach, target, cidrs)
+            before, left, inode = await self._run(self._detach, target, cidrs)
             if left is None or not left.cidrs:
                 if gone := self.present.pop(inode, left):
                     self._engine.mac_unpin(gone.mac)
             else:
                 self.present[inode] = left
-            return left
+            return [cidr for cidr in before if left is None or cidr not in left.cidrs]
 
     async def replay(self) -> None:
         """Attaches again what was attached before the start, and forgets what is no longer there."""
@@ -103,15 +103,18 @@ class Attachments:
         }
         self._journal.put(f"{PREFIX}{attachment.netns_inode}", intent)
 
-    def _detach(self, target: str, cidrs: Sequence[str]) -> tuple[Attachment | None, int]:
+    def _detach(self, target: str, cidrs: Sequence[str]) -> tuple[list[str], Attachment | None, int]:
         inode = target_identity(target)["netns_inode"]
         assert isinstance(inode, int)
+        key = f"{PREFIX}{inode}"
+        intent = self._journal.items(key).get(key)
+        before = list(intent["cidrs"]) if isinstance(intent, dict) else []
         left = detach(target, cidrs)
         if left is None or not left.cidrs:
-            self._journal.delete(f"{PREFIX}{inode}")
+            self._journal.delete(key)
         else:
             self._remember(left)
-        return left, inode
+        return before, left, inode
 
     def _attach_again(self, intent: object) -> Attachment | None:
         if not isinstance(intent, dict):

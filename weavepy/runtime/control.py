@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from weavepy import limits
 from weavepy.errors import LocalError
@@ -50,10 +50,9 @@ class ControlConnection(asyncio.Protocol):
         self._turn_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if self._owner is None:
-            transport.abort()
+            self._transport.abort()
         else:
             self._owner.connection_made(self, self._news)
 

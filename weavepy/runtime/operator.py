@@ -129,8 +129,7 @@ class Operator:
         }
 
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
-        left = await self._attachments.detach(target, cidrs)
-        return {"target": target, "cidrs": list(left.cidrs) if left else []}
+        return {"target": target, "removed": await self._attachments.detach(target, cidrs)}
 
     def stop(self) -> None:
         self._request_stop()

@@ -66,7 +66,8 @@ class Targets:
         for name in found:
             self.unresolved.pop(name, None)
         self._known.update(found)
-        self._connector.handle(ConnectPeers(tuple(found.items()), replace))
+        if found or replace:
+            self._connector.handle(ConnectPeers(tuple(found.items()), replace))
         return failed
 
     def forget(self, names: Iterable[str]) -> None:

@@ -1,0 +1,108 @@
+"""The API's client: one request to a router over its unix socket.
+
+Rules of this file. Nothing is imported that takes time, because `weavepy status` runs in loops: an HTTP/1.0
+request is written by hand and the answer read to its end. Every way in which a router can't answer has an
+error of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from weavepy.errors import LocalError
+
+SOCKET_NAME = "weavepy.sock"
+TIMEOUT_S = 10.0
+ANSWER_BYTES_MAX = 256 * 1024 * 1024  # a report of thousands of peers
+
+
+class RouterNotRunningError(LocalError):
+    """Nobody listens on the socket."""
+
+
+class RouterTimeoutError(LocalError):
+    """The router didn't answer in time."""
+
+
+class Client:
+    """Talks to the router whose run directory is `run_dir`."""
+
+    def __init__(self, run_dir: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.path = f"{run_dir}/{SOCKET_NAME}"
+        self._timeout_s = timeout_s
+
+    def get_text(self, path: str) -> tuple[str, dict[str, str]]:
+        """Returns (text, headers by their names in lower case) of a page."""
+        body, headers = self._request("GET", path, None, self._timeout_s)
+        return body.decode(), headers
+
+    def get(self, path: str) -> Any:
+        """Returns the JSON value of a page."""
+        return json.loads(self._request("GET", path, None, self._timeout_s)[0])
+
+    def post(self, path: str, value: object, wait_s: float = 0.0) -> Any:
+        """Sends a JSON value and returns the JSON answer. `wait_s`: how long the router may wait before
+        it.
+        """
+        body = json.dumps(value).encode()
+        return json.loads(self._request("POST", path, body, self._timeout_s + wait_s)[0])
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, timeout_s: float
+    ) -> tuple[bytes, dict[str, str]]:
+        head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        try:
+            answer = self._exchange(f"{head}\r\n".encode() + (body or b""), timeout_s)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise RouterNotRunningError(
+                f"the router is not running (nobody listens on {self.path}); start it with `weavepy launch`"
+            ) from None
+        except PermissionError:
+            raise LocalError(
+                f"no permission to use {self.path}; be root, or a member of the group weavepy"
+            ) from None
+        except TimeoutError:
+            raise RouterTimeoutError(
+                f"the router didn't answer within {timeout_s:.0f} s; see `weavepy logs`"
+            ) from None
+        except OSError as error:
+            raise LocalError(f"talking to the router failed: {error.strerror or error}") from None
+        return _parse(answer)
+
+    def _exchange(self, request: bytes, timeout_s: float) -> bytearray:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(self.path)
+            sock.sendall(request)
+            answer = bytearray()
+            while piece := sock.recv(65536):
+                answer += piece
+                if len(answer) > ANSWER_BYTES_MAX:
+                    raise OSError("the answer is too long")
+        return answer
+
+
+def _parse(answer: bytearray) -> tuple[bytes, dict[str, str]]:
+    head, separator, body = bytes(answer).partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    parts = status_line.split(" ", 2)
+    if not separator or len(parts) < 2 or not parts[1].isdecimal():
+        raise LocalError("the router broke off its answer; see `weavepy logs`")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if int(headers.get("content-length", len(body))) != len(body):
+        raise LocalError("the router broke off its answer; see `weavepy logs`")
+    if parts[1] != "200":
+        raise LocalError(_reason(body) or f"the router answered: {' '.join(parts[1:])}")
+    return body, headers
+
+
+def _reason(body: bytes) -> str:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return ""
+    return str(value.get("error", "")) if isinstance(value, dict) else ""

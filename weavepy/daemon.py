@@ -1,0 +1,374 @@
+"""The router process: puts runtime, engine, Linux and the store together, and takes them apart again.
+
+    python -m weavepy.daemon run [--ready-fd N]     options as one JSON object on standard input
+    python -m weavepy.daemon reset                  the directories as one JSON object on standard input
+
+Rules of this file. Things are opened in the order in which a refusal is cheapest, and whatever was opened is
+closed when something later fails. Whether the router is ready, or why it isn't, is told exactly once. Nothing
+may fork after the engine has started: a child that holds the TAP would block the next start (exec'd helpers
+are fine, everything is CLOEXEC).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import fcntl
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weavepy import __version__, _fastpath
+from weavepy.errors import LocalError
+from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
+from weavepy.router import Router, RouterConfig
+from weavepy.runtime.api import SOCKET_NAME, Api, open_tcp_socket, open_unix_socket
+from weavepy.runtime.attachments import Attachments
+from weavepy.runtime.control import open_listener
+from weavepy.runtime.credentials import KEY_FILE, PASSWORD_FILE
+from weavepy.runtime.dataplane import DataPlane
+from weavepy.runtime.datasocket import open_data_sockets
+from weavepy.runtime.launch import Launch, Settings, settle
+from weavepy.runtime.logs import FILE_NAME, start_logging
+from weavepy.runtime.operator import Operator
+from weavepy.runtime.options import DEFAULT_STATUS_ADDRESS, LaunchOptions, split_host_port
+from weavepy.runtime.shell import Shell
+from weavepy.runtime.targets import Targets
+from weavepy.store import Store
+from weavepy.wire.peername import format_peer_name
+
+log = logging.getLogger("weavepy.daemon")
+
+PID_FILE = "weavepy.pid"
+CRASH_FILE = "crash.log"
+STATE_FILE = "weavepy.db"
+WORKERS = 4  # name lookups and attaches at once
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one of the two verbs; returns the exit code."""
+    ready = _Ready(int(arguments[2]) if arguments[1:2] == ["--ready-fd"] else None)
+    try:
+        match arguments[:1]:
+            case ["run"]:
+                _run(_read_launch(), ready)
+            case ["reset"]:
+                launch = _read_launch()
+                print(json.dumps({"removed": reset(launch.state_dir, launch.run_dir)}))
+            case _:
+                print("usage: python -m weavepy.daemon run|reset; use the command `weavepy`", file=sys.stderr)
+                return 2
+    except LocalError as error:
+        ready.failed(str(error))
+        return 1
+    return 0
+
+
+class _Ready:
+    """Tells whoever started us, once: through a pipe, else on standard error and to systemd."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+
+    def done(self, warnings: tuple[str, ...]) -> None:
+        if self._descriptor is None:
+            for text in warnings:
+                log.warning("%s", text)
+            notify_systemd("READY=1")
+        self._tell({"pid": os.getpid(), "warnings": warnings})
+
+    def failed(self, reason: str) -> None:
+        if self._descriptor is None:
+            print(f"weavepy: {reason}", file=sys.stderr)
+        self._tell({"error": reason})
+
+    def _tell(self, message: dict[str, object]) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._descriptor, json.dumps(message).encode())
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _read_launch() -> Launch:
+    values = json.load(sys.stdin)
+    values["state_dir"], values["run_dir"] = Path(values["state_dir"]), Path(values["run_dir"])
+    values["peers"] = tuple(values.get("peers", ()))
+    return Launch(**values)
+
+
+def _run(launch: Launch, ready: _Ready) -> None:
+    preflight()
+    with contextlib.ExitStack() as opened:
+        _lock_run_dir(launch.run_dir, opened)
+        store = Store(launch.state_dir / STATE_FILE)
+        opened.callback(store.close)
+        settings = settle(launch, store, _fastpath.CIPHERS)
+        start_logging(
+            launch.run_dir,
+            level=settings.options.log_level,
+            as_json=settings.options.json_logs,
+            foreground=launch.foreground,
+        )
+        crash = opened.enter_context((launch.run_dir / CRASH_FILE).open("a"))
+        faulthandler.enable(crash)
+        host = _open_host(launch, settings, opened)
+        settings.keep(store)
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_serve(launch, settings, store, host, ready))
+        except Exception:
+            log.exception("the router ends because of a mistake of its own")
+            raise
+
+
+def _lock_run_dir(run_dir: Path, opened: contextlib.ExitStack) -> None:
+    """Makes the run directory ours until we end, however we end: the kernel drops the lock, a file would
+    stay.
+    """
+    path = run_dir / PID_FILE
+    try:
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise LocalError(f"cannot use {run_dir}: {error.strerror}; choose another --run-dir") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise LocalError(
+            f"already running (pid {pid}); stop it first with `weavepy stop`, "
+            "or launch another router with its own --run-dir, --state-dir and --port"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    opened.callback(os.close, descriptor)
+    # Before the lock goes: whoever sees no file starts afresh, whoever sees it can't lock it yet.
+    opened.callback(path.unlink, missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What was opened for one run: sockets, the overlay and the engine on it."""
+
+    listener: socket.socket
+    api_sockets: tuple[tuple[socket.socket, bool], ...]  # (socket, serves everything)
+    overlay: Overlay
+    engine: _fastpath.Engine
+    warnings: tuple[str, ...]
+
+
+def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack) -> _Host:
+    options = settings.options
+    off = options.offloads_off()
+    listener = open_listener(options.host, options.port)
+    opened.callback(listener.close)
+    data_sockets = open_data_sockets(options.host or None, options.port, options.shards)
+    opened.callback(_close_all, data_sockets)
+    api_sockets, warnings = _open_api_sockets(launch, options, opened)
+    overlay = create_overlay(
+        mac=settings.name.to_bytes(6, "big"),
+        mtu=options.mtu,
+        queues=options.shards,
+        no_offload=off & {"csum", "tso", "uso"},
+    )
+    opened.callback(_close_all, overlay.tap_fds)
+    engine = _fastpath.Engine(
+        settings.name,
+        overlay.tap_fds,
+        data_sockets,
+        overlay_mtu=options.mtu,
+        gso="gso" not in off,
+        gro="gro" not in off,
+        uso=overlay.uso,
+    )
+    return _Host(listener, api_sockets, overlay, engine, warnings)
+
+
+def _open_api_sockets(
+    launch: Launch, options: LaunchOptions, opened: contextlib.ExitStack
+) -> tuple[tuple[tuple[socket.socket, bool], ...], tuple[str, ...]]:
+    path = launch.run_dir / SOCKET_NAME
+    sockets = [(open_unix_socket(path), True)]
+    opened.callback(path.unlink, missing_ok=True)
+    opened.callback(sockets[0][0].close)
+    warnings: tuple[str, ...] = ()
+    wanted = DEFAULT_STATUS_ADDRESS if options.status_addr is None else options.status_addr
+    for flag, text, full in (("--status-addr", wanted, False), ("--http-addr", options.http_addr, True)):
+        if not text:
+            continue
+        try:
+            sock = open_tcp_socket(*split_host_port(text, flag), flag)
+        except LocalError as error:
+            if full or options.status_addr is not None:
+                raise
+            warnings += (f"no status over HTTP: {error}",)
+        else:
+            opened.callback(sock.close)
+            sockets.append((sock, full))
+    return tuple(sockets), warnings
+
+
+async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, ready: _Ready) -> None:
+    """Runs the router until somebody asks it to stop."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    options = settings.options
+    with (
+        ThreadPoolExecutor(WORKERS, "weavepy-worker") as workers,
+        ThreadPoolExecutor(1, "weavepy-store") as disk,
+    ):
+        loop.set_default_executor(workers)
+        entropy = random.SystemRandom()
+        router = Router(_router_config(settings), uid=entropy.getrandbits(64), entropy=entropy)
+        data_plane = DataPlane(host.engine)
+        shell: Shell
+        targets = Targets(_Connector(lambda event: shell.handle(event), router.targets))
+        shell = Shell(
+            router,
+            data_plane,
+            persist=lambda key, value: store.put(key, targets.with_unresolved(key, value)),
+            executor=disk,
+            conn_limit=options.max_connections(),
+            bind_host=options.host,
+        )
+        attachments = Attachments(store, host.engine, workers, mtu=options.mtu)
+        warnings = settings.warnings + host.warnings
+        operator = Operator(
+            router,
+            shell,
+            data_plane,
+            targets,
+            attachments,
+            warnings=warnings,
+            interface=f"{host.overlay.tap} (via TAP)",
+            request_stop=stop.set,
+        )
+        api = Api(operator)
+        shell.start(host.listener)
+        try:
+            targets.start()
+            for sock, full in host.api_sockets:
+                await api.serve(sock, full=full)
+            replay = loop.create_task(attachments.replay())
+            join = loop.create_task(targets.connect(settings.peers, replace=False, keep_unresolved=True))
+            log.info(
+                "weavepy %s is ready: %s (%s), port %d, %s",
+                __version__,
+                format_peer_name(settings.name),
+                options.nickname_or_default(),
+                options.port,
+                "no encryption" if settings.password is None else ", ".join(settings.ciphers),
+            )
+            if not launch.foreground:
+                _let_go_of_terminal()
+            ready.done(warnings)
+            await stop.wait()
+            log.info("stopping; containers keep their interfaces")
+            notify_systemd("STOPPING=1")
+            for task in (replay, join):
+                task.cancel()
+            await asyncio.gather(replay, join, return_exceptions=True)
+        finally:
+            targets.stop()
+            await shell.stop()
+            await api.close()
+
+
+def _router_config(settings: Settings) -> RouterConfig:
+    options = settings.options
+    return RouterConfig(
+        name=settings.name,
+        nickname=options.nickname_or_default(),
+        password=settings.password.text.encode() if settings.password else None,
+        port=options.port,
+        overlay_mtu=options.mtu,
+        ciphers=settings.ciphers,
+        lanes=options.shards,
+        conn_limit=options.max_connections(),
+        discovery=not options.no_discovery,
+        rekey_interval_s=options.rekey_interval,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Connector:
+    """`targets.Connector`, made of the shell's and the router's halves."""
+
+    handle: Callable[[Any], None]
+    targets: Callable[[], dict[str, str]]
+
+
+def reset(state_dir: Path, run_dir: Path) -> list[str]:
+    """Removes what weavepy made on this host and returns what that was. The router must not be running."""
+    preflight()
+    removed: list[str] = []
+    with contextlib.ExitStack() as opened:
+        if run_dir.is_dir():
+            _lock_run_dir(run_dir, opened)
+        removed += [f"interface {name}" for name in remove_overlay()]
+        state = [STATE_FILE + suffix for suffix in ("", "-wal", "-shm", ".lock")]
+        run = [SOCKET_NAME, FILE_NAME, CRASH_FILE, *(f"{FILE_NAME}.{n}" for n in range(1, 10))]
+        for directory, names in ((state_dir, [*state, KEY_FILE, PASSWORD_FILE]), (run_dir, run)):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    (directory / name).unlink()
+                    removed.append(str(directory / name))
+    for directory in (state_dir, run_dir):
+        # Not empty: something there isn't ours, so it stays.
+        with contextlib.suppress(FileNotFoundError, OSError):
+            directory.rmdir()
+            removed.append(str(directory))
+    return removed
+
+
+def notify_systemd(message: str) -> None:
+    """Sends one sd_notify(3) message if systemd asked for it."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(message.encode(), address)
+
+
+def _let_go_of_terminal() -> None:
+    """Points the standard descriptors nowhere: from now on there is the log."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this Python: slower, not worse
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

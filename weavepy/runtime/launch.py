@@ -1,0 +1,116 @@
+"""One launch: what the command line, the environment, the configuration and the last launch come down to.
+
+Rules of this file. Three things are remembered separately, each until it is said anew: the flags as a whole,
+the source of the password, and the peers. Nothing is stored before it is known to work. The password is in
+`Launch` and `Password` only, and in no repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weavepy.errors import LocalError
+from weavepy.events import PeerName
+from weavepy.runtime.credentials import Password, choose_password, load_peer_name
+from weavepy.runtime.options import LaunchOptions, merge, options_from_json
+from weavepy.runtime.targets import TARGETS_KEY
+from weavepy.store import Store
+
+OPTIONS_KEY = "launch/options"
+PASSWORD_KEY = "launch/password"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What the command line asked for: standard input of `run`."""
+
+    state_dir: Path
+    run_dir: Path
+    foreground: bool = False
+    flags: dict[str, object] = field(default_factory=dict)
+    environment: dict[str, object] = field(default_factory=dict)
+    config: dict[str, object] = field(default_factory=dict)
+    peers: tuple[str, ...] = ()
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What this launch comes down to."""
+
+    options: LaunchOptions
+    name: PeerName
+    password: Password | None
+    ciphers: tuple[str, ...]
+    peers: tuple[str, ...]
+    warnings: tuple[str, ...]
+    kept: dict[str, object]
+
+    def keep(self, store: Store) -> None:
+        """Makes the next launch without arguments this one again; only once it is clear that this one
+        works.
+        """
+        store.put(OPTIONS_KEY, self.kept)
+        store.put(TARGETS_KEY, list(self.peers))
+        if self.password is not None:
+            store.put(PASSWORD_KEY, self.password.source)
+
+
+def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
+    """Combines what was said now with the last launch; `usable`: the ciphers this machine can do, best first.
+
+    LocalError for what can't work, with what to say instead.
+    """
+    stored = store.get(OPTIONS_KEY)
+    stored = stored if isinstance(stored, dict) else {}
+    used, kept = merge(
+        flags=launch.flags, environment=launch.environment, stored=stored, config=launch.config
+    )
+    secret_given = launch.password is not None or launch.password_file is not None
+    if secret_given and "no_encryption" not in {**launch.flags, **launch.environment}:
+        used.pop("no_encryption", None)
+        kept.pop("no_encryption", None)
+    options = options_from_json(used)
+    warnings: list[str] = []
+    if launch.flags and (dropped := sorted(stored.keys() - used.keys())):
+        names = ", ".join("--" + name.replace("_", "-") for name in dropped)
+        warnings.append(f"the last launch also had {names}; this one doesn't")
+    password = None
+    if options.no_encryption:
+        if secret_given:
+            raise LocalError("a password and --no-encryption contradict each other; give one of them")
+        warnings.append("encryption is off: everybody on the way can read and change the containers' traffic")
+    else:
+        password = choose_password(
+            launch.state_dir, launch.password, launch.password_file, store.get(PASSWORD_KEY)
+        )
+        if password is None:
+            raise LocalError(
+                "no password given, so nothing would be encrypted: use --password-file FILE or "
+                "WEAVEPY_PASSWORD (`weavepy keygen` makes a good one), or say --no-encryption"
+            )
+        warnings += password.warnings
+    targets = store.get(TARGETS_KEY)
+    remembered = tuple(str(t) for t in targets) if isinstance(targets, list) else ()
+    return Settings(
+        options=options,
+        name=load_peer_name(launch.state_dir, options.name),
+        password=password,
+        ciphers=_ciphers(options, usable),
+        peers=launch.peers or remembered,
+        warnings=tuple(warnings),
+        kept=kept,
+    )
+
+
+def _ciphers(options: LaunchOptions, usable: tuple[str, ...]) -> tuple[str, ...]:
+    if options.no_encryption:
+        return ("clear",)
+    if options.cipher == "auto":
+        return usable
+    if options.cipher not in usable:
+        others = " or ".join(usable)
+        raise LocalError(f"--cipher {options.cipher}: this machine can't do that fast enough; use {others}")
+    return (options.cipher,)
