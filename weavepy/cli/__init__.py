@@ -36,7 +36,7 @@ EXIT_NOT_RUNNING = 3
 EXIT_TIMED_OUT = 4
 
 
-class Failure(WeavepyError):
+class CommandError(WeavepyError):
     """Ends a command with a sentence for the operator and an exit code."""
 
     def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
@@ -61,14 +61,16 @@ class _Commands(click.Group):
 
         try:
             return super().invoke(ctx)
-        except RouterNotRunningError as error:
-            reason, code = error, EXIT_NOT_RUNNING
-        except RouterTimeoutError as error:
-            reason, code = error, EXIT_TIMED_OUT
         except WeavepyError as error:
-            reason, code = error, getattr(error, "code", EXIT_FAILED)
-        click.echo(f"weavepy: {reason}", err=True)
-        ctx.exit(code)
+            code = EXIT_FAILED
+            if isinstance(error, CommandError):
+                code = error.code
+            elif isinstance(error, RouterNotRunningError):
+                code = EXIT_NOT_RUNNING
+            elif isinstance(error, RouterTimeoutError):
+                code = EXIT_TIMED_OUT
+            click.echo(f"weavepy: {error}", err=True)
+            return ctx.exit(code)
 
 
 @click.group(

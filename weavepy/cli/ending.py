@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from weavepy.cli import EXIT_TIMED_OUT, Failure
+from weavepy.cli import EXIT_TIMED_OUT, CommandError
 from weavepy.cli.config import run_dir_option, state_dir_option
 from weavepy.client import Client, RouterNotRunningError
 
@@ -61,6 +61,8 @@ def stop_router(run_dir: str) -> None:
         return
     try:
         if not select.select([descriptor], [], [], STOP_WAIT_S)[0]:
-            raise Failure(f"the router (pid {pid}) didn't stop within {STOP_WAIT_S:.0f} s", EXIT_TIMED_OUT)
+            raise CommandError(
+                f"the router (pid {pid}) didn't stop within {STOP_WAIT_S:.0f} s", EXIT_TIMED_OUT
+            )
     finally:
         os.close(descriptor)

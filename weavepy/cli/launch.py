@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from weavepy import limits
-from weavepy.cli import EXIT_TIMED_OUT, Failure
+from weavepy.cli import EXIT_TIMED_OUT, CommandError
 from weavepy.cli.config import check_keys, read_config, run_dir_option, state_dir_option
 from weavepy.errors import LocalError
 
@@ -162,7 +162,7 @@ def _start_router(request: dict[str, Any]) -> None:
         if not select.select([answer], [], [], limits.READY_TIMEOUT_S)[0]:
             process.kill()
             process.wait()
-            raise Failure(
+            raise CommandError(
                 f"the router was not ready within {limits.READY_TIMEOUT_S:.0f} s and was stopped; "
                 f"see {request['run_dir']}/weavepy.log",
                 EXIT_TIMED_OUT,
@@ -172,13 +172,13 @@ def _start_router(request: dict[str, Any]) -> None:
             process.wait()
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
-            raise Failure(
+            raise CommandError(
                 f"the router broke down at its start:\n{said or f'exit status {process.returncode}'}"
             )
     word = json.loads(text)
     if "error" in word:
         process.wait()
-        raise Failure(word["error"])
+        raise CommandError(word["error"])
     process.returncode = 0  # it lives on, and that is what we want
     for warning in word["warnings"]:
         click.echo(f"weavepy: warning: {warning}", err=True)

@@ -10,7 +10,7 @@ import time
 
 import click
 
-from weavepy.cli import EXIT_FAILED, Failure
+from weavepy.cli import EXIT_FAILED, CommandError
 from weavepy.cli.config import run_dir_option
 from weavepy.client import Client
 
@@ -50,9 +50,9 @@ def logs(lines: int, follow: bool, run_dir: str) -> None:
     try:
         file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
     except FileNotFoundError:
-        raise Failure(f"there is no log {path}; was a router launched with this --run-dir?") from None
+        raise CommandError(f"there is no log {path}; was a router launched with this --run-dir?") from None
     except OSError as error:
-        raise Failure(f"cannot read {path}: {error.strerror}") from None
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
     with file:
         file.seek(max(0, file.seek(0, 2) - lines * _TAIL_BYTES_PER_LINE))
         click.echo("".join(file.readlines()[-lines:] if lines else []), nl=False)
