@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-_MARK = "WEAVEPY_TEST_RUN"
+_MARK = "TEST_RUN_OF_WEAVEPY"
 _INTERFACE = re.compile(r"(weave|vethwe.*|ethwe\d*|weaveprobe)$")
 
 

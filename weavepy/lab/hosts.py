@@ -34,12 +34,18 @@ class Host(Space):
     def weavepy(
         self, command: str, *args: str, check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a `weavepy` command on this host, by the interpreter that runs us."""
-        env = {"WEAVEPY_RUN_DIR": str(self.run_dir), "WEAVEPY_STATE_DIR": str(self.state_dir)}
-        argv = [sys.executable, "-m", "weavepy.cli", command]
-        if command == "launch":
-            argv += ["--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir)]
-        return self.run([*argv, *args], check=check, timeout_s=timeout_s, env=env)
+        """Runs a `weavepy` command on this host, by the interpreter that runs us.
+
+        What the caller's environment and this machine's configuration file say to routers doesn't count here.
+        """
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("WEAVE_", "WEAVEPY_"))}
+        env |= {
+            "WEAVEPY_RUN_DIR": str(self.run_dir),
+            "WEAVEPY_STATE_DIR": str(self.state_dir),
+            "WEAVEPY_CONFIG": os.devnull,
+        }
+        argv = [sys.executable, "-m", "weavepy.cli", command, *args]
+        return self.run(argv, check=check, timeout_s=timeout_s, env=env)
 
     def router_pid(self) -> int:
         """Returns the running router's pid; LocalError if there is none."""

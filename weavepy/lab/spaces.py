@@ -47,7 +47,10 @@ class Space:
         timeout_s: float = COMMAND_TIMEOUT_S,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the namespace and returns its outcome; with `check`, failing is a LocalError."""
+        """Runs a command in the namespace and returns its outcome; with `check`, failing is a LocalError.
+
+        `env` replaces the whole environment.
+        """
         return run_command(self.command(argv), check=check, timeout_s=timeout_s, env=env)
 
     @contextlib.contextmanager
@@ -113,7 +116,7 @@ def run_command(
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env={**os.environ, **(env or {})},
+            env=env,
         )
     except subprocess.TimeoutExpired:
         raise LocalError(f"took longer than {timeout_s:g} s: {shown}") from None
