@@ -1,8 +1,8 @@
 """UDP sockets for the engine: one per shard on one port, steered by lane.
 
-Rules of this file. The sockets never ask the kernel not to fragment (the engine sends what doesn't fit as one datagram), are
-close-on-exec and non-blocking. With several shards the kernel picks the socket by the lane octet, so that a lane's replay
-window stays with one thread; datagrams whose first octet is even belong to the first shard.
+Rules of this file. The sockets let the kernel fragment what doesn't fit, are close-on-exec and non-blocking.
+With several shards the kernel picks the socket by the lane octet, so that a lane's replay window stays with
+one thread; datagrams whose first octet is even belong to the first shard.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ SEND_BUFFER_BYTES = 2 << 20
 def open_data_sockets(host: str | None, port: int, shards: int) -> list[int]:
     """Opens `shards` UDP sockets on `port` and returns their descriptors, which the caller owns.
 
-    `host` None means every address, IPv4 and IPv6 on one socket where the host has IPv6. Raises LocalError when the
-    port is taken or the address isn't here.
+    `host` None means every address, IPv4 and IPv6 on one socket where the host has IPv6. Raises LocalError
+    when the port is taken or the address isn't here.
     """
     family, address = _bind_address(host)
     sockets: list[socket.socket] = []

@@ -1,0 +1,132 @@
+"""The MAC table, against a model of its rules."""
+
+import random
+
+import pytest
+
+from weavepy._fastpath import MacTable
+
+A, B = 0x020000000001, 0x020000000002
+
+
+def mac(n):
+    return n.to_bytes(6, "big")
+
+
+def test_learn_and_look_up():
+    table = MacTable(100)
+    assert table.lookup(mac(1)) is None
+    assert table.learn_remote(mac(1), A, 0)
+    assert table.learn_local(mac(2), 0)
+    assert (table.lookup(mac(1)), table.lookup(mac(2))) == (A, 0)
+
+
+def test_a_mac_moves_at_once_and_then_once_a_second():
+    table = MacTable(100)
+    table.learn_remote(mac(1), A, 5000)
+    assert table.learn_local(mac(1), 5001)
+    assert table.lookup(mac(1)) == 0
+    assert not table.learn_remote(mac(1), A, 5500)
+    assert table.lookup(mac(1)) == 0
+    assert table.learn_remote(mac(1), B, 6001)
+    assert table.lookup(mac(1)) == B
+
+
+def test_a_pinned_mac_stays():
+    table = MacTable(100)
+    table.learn_remote(mac(1), A, 0)
+    assert table.pin(mac(1), 1)
+    assert not table.learn_remote(mac(1), A, 999999)
+    assert table.lookup(mac(1)) == 0
+    assert table.forget_peer(0) == 0
+    assert table.expire(10**9, 1) == 0
+    table.unpin(mac(1))
+    assert table.lookup(mac(1)) is None
+    assert table.learn_remote(mac(1), A, 1000000)
+
+
+def test_full_means_not_learnt():
+    table = MacTable(16)
+    for n in range(16):
+        assert table.learn_remote(mac(n), A, 0)
+    table.learn_remote(mac(99), A, 0)
+    assert table.lookup(mac(99)) is None
+    assert not table.pin(mac(99), 0)
+    assert all(table.lookup(mac(n)) == A for n in range(16))
+    assert table.forget_peer(A) == 16
+    assert table.entries() == []
+
+
+def test_times_wrap():
+    """Milliseconds in 32 bits wrap after 49 days."""
+    table = MacTable(16)
+    table.learn_remote(mac(1), A, 2**32 - 10)
+    assert table.expire(100, 1000) == 0
+    assert table.learn_remote(mac(1), B, 500)
+    assert table.expire(2000, 1000) == 1
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="6 bytes"):
+        MacTable(4).lookup(b"short")
+    with pytest.raises(ValueError, match="capacity"):
+        MacTable(0)
+
+
+class Model:
+    def __init__(self, capacity):
+        self.capacity, self.rows = capacity, {}
+
+    def learn(self, key, peer, now):
+        row = self.rows.get(key)
+        if row is None:
+            if len(self.rows) < self.capacity:
+                self.rows[key] = [peer, now, now - 1000, False]
+            return True
+        if row[0] == peer:
+            row[1] = now
+            return True
+        if row[3] or now - row[2] < 1000:
+            return False
+        row[:3] = [peer, now, now]
+        return True
+
+    def pin(self, key, now):
+        if key not in self.rows and len(self.rows) >= self.capacity:
+            return False
+        row = self.rows.setdefault(key, [0, now, now - 1000, True])
+        row[0], row[1], row[3] = 0, now, True
+        return True
+
+    def drop(self, gone):
+        before = len(self.rows)
+        self.rows = {k: r for k, r in self.rows.items() if r[3] or not gone(r)}
+        return before - len(self.rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_like_the_model(seed):
+    rng = random.Random(seed)
+    table, model, now = MacTable(40), Model(40), 10000
+    for _ in range(20000):
+        key, now = rng.randrange(60), now + rng.randrange(60)
+        match rng.randrange(12):
+            case 0:
+                assert table.pin(mac(key), now) == model.pin(key, now)
+            case 1 | 2:
+                table.unpin(mac(key))
+                model.rows.pop(key, None)
+            case 3 if rng.random() < 0.2:
+                peer = rng.choice([A, B])
+                assert table.forget_peer(peer) == model.drop(lambda r, peer=peer: r[0] == peer)
+            case 4 if rng.random() < 0.2:
+                assert table.expire(now, 3000) == model.drop(lambda r, now=now: now - r[1] > 3000)
+            case 5 | 6 | 7:
+                assert table.learn_local(mac(key), now) == model.learn(key, 0, now)
+            case _:
+                peer = rng.choice([A, B])
+                assert table.learn_remote(mac(key), peer, now) == model.learn(key, peer, now)
+        row = model.rows.get(key)
+        assert table.lookup(mac(key)) == (row[0] if row else None)
+    expected = sorted((mac(k), r[0], r[1], r[3]) for k, r in model.rows.items())
+    assert sorted(table.entries()) == expected
