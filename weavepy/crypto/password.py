@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from typing import Final
 
 SECRET_BYTES: Final = 32
-_LOOKED_AT: Final = 64  # characters; more can only add bits
+_LOOKED_AT: Final = 64  # characters; by then the question is settled
 
 _CLASSES: Final = (
     ("[a-z]", 26),

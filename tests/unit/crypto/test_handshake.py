@@ -233,10 +233,8 @@ def test_a_first_box_too_short_to_be_one(length: int) -> None:
     assert refusal(acceptor(), dialler().start() + frame(bytes(length))) == "wrong password"
 
 
-@pytest.mark.parametrize("octets", [b"", b"\0", b"\3\6\0\7", FEATURES[:-1], FEATURES + b"x"[:0] + b"\xff"])
+@pytest.mark.parametrize("octets", [b"", b"\0", b"\3\6\0\7", FEATURES[:-1], FEATURES[:-3] + b"hex"])
 def test_a_first_message_that_is_no_features(octets: bytes) -> None:
-    if octets.startswith(FEATURES):
-        octets = octets.replace(b"mac", b"hex")
     reason = refusal(acceptor(None), dialler(None).start() + frame(octets))
     assert "gob" in reason or "features" in reason
 
