@@ -1,6 +1,7 @@
 """Five routers and more: discovery, tables against the model, partitions, and peers that shouldn't get in."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from model import together, tree, walk
@@ -9,6 +10,7 @@ from world import PORT, Host, World
 from weavepy import events as ev
 from weavepy import limits
 from weavepy.events import Address, ConnId, PeerName
+from weavepy.mesh.surrogate import Unread
 
 SETTLED_S = 4.0  # a change is published after 1 s, relayed, and tables follow 0.1 s later
 
@@ -18,7 +20,7 @@ def chain(seed: int, count: int, **config: object) -> tuple[World, list[Host]]:
     world = World(seed)
     hosts = [world.host(number, **config) for number in range(1, count + 1)]
     hosts[0].start()
-    for before, host in zip(hosts, hosts[1:], strict=False):
+    for before, host in pairwise(hosts):
         host.start(before)
     return world, hosts
 
@@ -309,15 +311,13 @@ def test_unknown_channels_are_relayed_but_not_without_end() -> None:
     class Listener:
         name = "unheard-of"
 
-        def merge_gossip_untrusted(self, payload: bytes, now: float) -> None:
+        def merge_gossip_untrusted(self, payload: bytes, now: float) -> None:  # noqa: ARG002
             seen.append(payload)
 
         merge_broadcast_untrusted = handle_unicast_untrusted = merge_gossip_untrusted
 
         def complete(self) -> None:
             return None
-
-    from weavepy.mesh.surrogate import Unread
 
     hosts[3].router._gossip.add_channel(Listener())  # type: ignore[union-attr,arg-type]
     before = world.now

@@ -180,7 +180,7 @@ def test_different_overlay_mtu_is_warned_about_once() -> None:
 def test_udp_blocked_ends_the_connection_after_a_minute_and_says_why() -> None:
     world, one, two = pair()
     for host in (one, two):
-        host._send_heartbeat = lambda link, heard: None  # type: ignore[method-assign]
+        host._send_heartbeat = lambda _link, _heard: None  # type: ignore[method-assign]
     world.run(59)
     assert len(one.pipes) == 1
     world.run(2)

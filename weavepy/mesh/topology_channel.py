@@ -1,10 +1,13 @@
 """The gossip channel `topology`: payloads in and out of the table of peers.
 
 Rules of this file. News are names only; their records are read from the table when the message is written, so
-a neighbour that was slow gets the latest and not the history. The thing people get wrong: a broadcast is
+a neighbour that was slow gets the latest and not the history. In a quiet mesh everybody's
+complete state is the same bytes, so a payload that changed nothing a moment ago is recognised by its hash.
+The thing people get wrong: a broadcast is
 passed on with all names that it held, a gossip only with what was new.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 from weavepy.errors import RemoteProtocolError
@@ -13,6 +16,7 @@ from weavepy.mesh.topology import Topology
 from weavepy.wire.topology import decode_topology_untrusted, encode_topology
 
 CHANNEL = "topology"
+_MERGED_MAX = 64  # hashes of payloads that the table holds already; a few neighbours' complete states
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class TopologyChannel:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
+        self._merged: set[bytes] = set()  # hashes of payloads that the table at
+        self._merged_revision = 0  # this revision holds already
 
     def news(self, names: frozenset[PeerName]) -> PeerNews:
         """Returns the records of `names` as something to gossip."""
@@ -47,7 +53,14 @@ class TopologyChannel:
 
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
         """Merges a neighbour's records and returns those that were new to us."""
+        digest = hashlib.blake2b(payload, digest_size=16).digest()
+        if digest in self._merged and self._merged_revision == self._topology.revision:
+            return None
         news = self._topology.merge(decode_topology_untrusted(payload))
+        if self._merged_revision != self._topology.revision or len(self._merged) >= _MERGED_MAX:
+            self._merged.clear()
+            self._merged_revision = self._topology.revision
+        self._merged.add(digest)
         return self.news(news) if news else None
 
     def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
