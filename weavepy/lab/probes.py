@@ -58,10 +58,9 @@ def count_packets(capture: Path, expression: str) -> int:
 
 def tcp_bytes(capture: Path, expression: str) -> int:
     """Returns how many bytes of TCP payload the selected packets carry."""
-    lengths = [line.rpartition("length ")[2] for line in _packets(capture, f"tcp and {expression}")]
-    return sum(int(length.partition(":")[0]) for length in lengths)
+    return sum(int(line.rpartition(" tcp ")[2]) for line in _packets(capture, f"tcp and {expression}"))
 
 
 def _packets(capture: Path, expression: str) -> list[str]:
-    # -q: one short line for each, which ends with the payload's length.
+    # -q: one short line for each; for TCP it ends with "tcp" and the payload's length.
     return run_command(["tcpdump", "-n", "-q", "-r", str(capture), expression]).stdout.splitlines()
