@@ -1,0 +1,58 @@
+"""Half-open limits and the accept bucket."""
+
+import pytest
+
+from weavepy import limits
+from weavepy.events import Address, ConnId
+from weavepy.mesh.admission import Admission, TokenBucket, source_prefix
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_source_prefix(host: str, source: str) -> None:
+    assert source_prefix(host) == source
+
+
+def test_one_source_has_eight_and_gets_them_back() -> None:
+    admission = Admission(0.0)
+    for n in range(8):
+        assert admission.admit(ConnId(n), Address(f"2001:db8::{n}", 1), float(n)) is None
+    assert "2001:db8::/64" in str(admission.admit(ConnId(8), Address("2001:db8::9", 1), 9.0))
+    assert admission.admit(ConnId(9), Address("2001:db9::9", 1), 9.0) is None
+    admission.release(ConnId(3))
+    admission.release(ConnId(3))
+    assert admission.admit(ConnId(10), Address("2001:db8::9", 1), 9.0) is None
+    assert admission.admit(ConnId(11), Address("2001:db8::9", 1), 9.0) is not None
+
+
+def test_all_sources_together_have_64() -> None:
+    admission = Admission(0.0)
+    for n in range(64):
+        assert admission.admit(ConnId(n), Address(f"192.0.2.{n}", 1), float(n)) is None
+    assert "64" in str(admission.admit(ConnId(64), Address("192.0.2.64", 1), 64.0))
+    admission.release(ConnId(0))
+    assert admission.admit(ConnId(65), Address("192.0.2.64", 1), 64.0) is None
+
+
+def test_a_source_over_its_share_uses_up_no_tokens() -> None:
+    admission = Admission(0.0)
+    for n in range(100):
+        admission.admit(ConnId(n), Address("192.0.2.1", 1), 0.0)
+    accepted = [admission.admit(ConnId(200 + n), Address(f"192.0.3.{n}", 1), 0.0) for n in range(13)]
+    assert accepted == [None] * 12 + ["connections arrive too fast"]
+    assert admission.admit(ConnId(300), Address("192.0.3.99", 1), limits.ACCEPT_PERIOD_S * 1.01) is None
+
+
+def test_bucket_refills_up_to_its_burst() -> None:
+    bucket = TokenBucket(3, 1.0, 0.0)
+    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
+    assert not bucket.take(100.5)
+    assert bucket.take(101.5)

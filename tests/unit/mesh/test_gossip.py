@@ -1,0 +1,252 @@
+"""Queues, relaying, surrogates, and the choice of neighbours."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from weavepy import limits
+from weavepy.errors import RemoteProtocolError
+from weavepy.events import PeerName
+from weavepy.mesh.gossip import Gossiper, choose_neighbours
+from weavepy.mesh.routes import Routes
+from weavepy.mesh.surrogate import Surrogate, Surrogates, Unread
+from weavepy.mesh.topology import Topology
+from weavepy.mesh.topology_channel import TopologyChannel
+from weavepy.wire.messages import Broadcast, Gossip, Unicast
+from weavepy.wire.topology import ConnectionSummary, PeerRecord, decode_topology_untrusted, encode_topology
+
+OWN, TWO, THREE, FOUR = (PeerName(n) for n in range(1, 5))
+
+
+class Sums:
+    """A channel whose payloads are bytes: every octet heard of is remembered."""
+
+    name = "sums"
+
+    def __init__(self) -> None:
+        self.state: set[int] = set()
+        self.unicasts: list[tuple[PeerName, bytes]] = []
+        self.encoded = 0
+
+    def merge_gossip_untrusted(self, payload: bytes, now: float) -> "SumNews | None":  # noqa: ARG002
+        if payload == b"!":
+            raise RemoteProtocolError("an exclamation mark")
+        news = frozenset(payload) - self.state
+        self.state |= news
+        return SumNews(news, self) if news else None
+
+    def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> "SumNews":  # noqa: ARG002
+        self.state |= set(payload)
+        return SumNews(frozenset(payload), self)
+
+    def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> None:  # noqa: ARG002
+        self.unicasts.append((source, payload))
+
+    def complete(self) -> "SumNews | None":
+        return SumNews(frozenset(self.state), self) if self.state else None
+
+
+class SumNews:
+    def __init__(self, octets: frozenset[int], channel: Sums) -> None:
+        self.octets = octets
+        self.channel = channel
+
+    def __hash__(self) -> int:
+        return hash(self.octets)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SumNews) and other.octets == self.octets
+
+    def merge(self, later: "SumNews") -> "SumNews":
+        return SumNews(self.octets | later.octets, self.channel)
+
+    def encode(self) -> list[bytes]:
+        self.channel.encoded += 1
+        return [bytes(sorted(self.octets))]
+
+
+def star(*leaves: PeerName, far: dict[PeerName, PeerName] | None = None) -> Routes:
+    """We in the middle; `far` maps peers to the leaf that they hang on."""
+    links = [(OWN, leaf) for leaf in leaves] + [(leaf, peer) for peer, leaf in (far or {}).items()]
+    names = {name for pair in links for name in pair}
+    records = {
+        name: PeerRecord(
+            name,
+            "",
+            1,
+            1,
+            0,
+            False,
+            tuple(
+                ConnectionSummary(b if a == name else a, "", True, True) for a, b in links if name in (a, b)
+            ),
+        )
+        for name in names
+    }
+    routes = Routes(OWN)
+    routes.update(records)
+    return routes
+
+
+def gossiper(routes: Routes, *neighbours: PeerName) -> tuple[Gossiper, Sums]:
+    g = Gossiper(OWN, lambda: routes, random.Random(1))
+    channel = Sums()
+    g.add_channel(channel)
+    for neighbour in neighbours:
+        g.add_neighbour(neighbour)
+    return g, channel
+
+
+def test_news_go_to_the_others_only_and_old_news_nowhere() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"ab"), 0.0)
+    assert list(g.flush()) == [(THREE, Gossip("sums", OWN, b"ab"))]
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"bc"), 0.0)
+    assert list(g.flush()) == [(TWO, Gossip("sums", OWN, b"c"))]
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"abc"), 0.0)
+    assert list(g.flush()) == []
+
+
+def test_what_is_queued_is_merged_and_encoded_once() -> None:
+    g, channel = gossiper(star(TWO, THREE, FOUR), TWO, THREE, FOUR)
+    for payload in (b"a", b"b", b"c"):
+        g.handle_untrusted(TWO, Gossip("sums", TWO, payload), 0.0)
+    assert sorted(g.flush()) == [(n, Gossip("sums", OWN, b"abc")) for n in (THREE, FOUR)]
+    assert channel.encoded == 1
+
+
+def test_broadcast_keeps_its_source_and_follows_the_tree() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Broadcast("sums", TWO, b"a"), 0.0)
+    g.handle_untrusted(TWO, Broadcast("sums", TWO, b"b"), 0.0)
+    assert list(g.flush()) == [(THREE, Broadcast("sums", TWO, b"ab"))]
+    g.broadcast("sums", SumNews(frozenset(b"x"), Sums()))
+    assert sorted(g.flush()) == [(n, Broadcast("sums", OWN, b"x")) for n in (TWO, THREE)]
+
+
+def test_gossip_goes_before_broadcasts() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Broadcast("sums", TWO, b"a"), 0.0)
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"b"), 0.0)
+    assert [type(message) for _, message in g.flush()] == [Gossip, Broadcast]
+
+
+def test_unicast_is_delivered_relayed_unchanged_or_dropped() -> None:
+    g, channel = gossiper(star(TWO, THREE, far={FOUR: THREE}), TWO, THREE)
+    g.handle_untrusted(TWO, Unicast("sums", TWO, OWN, b"for us"), 0.0)
+    assert channel.unicasts == [(TWO, b"for us")]
+    passing = Unicast("sums", TWO, FOUR, b"for four")
+    g.handle_untrusted(TWO, passing, 0.0)
+    assert list(g.flush()) == [(THREE, passing)]
+    g.handle_untrusted(THREE, passing, 0.0)  # it came from where it would go
+    g.handle_untrusted(TWO, Unicast("sums", TWO, PeerName(99), b""), 0.0)
+    assert list(g.flush()) == []
+    assert g.unicast("sums", FOUR, b"hello")
+    assert not g.unicast("sums", PeerName(99), b"hello")
+    assert list(g.flush()) == [(THREE, Unicast("sums", OWN, FOUR, b"hello"))]
+
+
+def test_neighbour_that_left_gets_nothing() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"a"), 0.0)
+    g.unicast("sums", THREE, b"hello")
+    g.remove_neighbour(THREE)
+    assert list(g.flush()) == []
+    g.send_complete(THREE)
+    assert list(g.flush()) == []
+
+
+def test_complete_state_goes_to_one_or_to_a_few() -> None:
+    g, channel = gossiper(star(TWO, THREE), TWO, THREE)
+    g.send_complete(TWO)
+    assert list(g.flush()) == []  # an empty channel has nothing to say
+    channel.state = set(b"ab")
+    g.send_complete(TWO)
+    assert list(g.flush()) == [(TWO, Gossip("sums", OWN, b"ab"))]
+    g.publish_complete()
+    assert sorted(g.flush()) == [(n, Gossip("sums", OWN, b"ab")) for n in (TWO, THREE)]
+
+
+def test_handler_error_reaches_the_caller() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    with pytest.raises(RemoteProtocolError):
+        g.handle_untrusted(TWO, Gossip("sums", TWO, b"!"), 0.0)
+
+
+def test_unknown_channel_is_relayed_once_per_interval() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    hello = Gossip("other", TWO, b"hello")
+    for at, relayed in ((0.0, 1), (1.0, 0), (limits.GOSSIP_INTERVAL_S + 0.1, 1)):
+        g.handle_untrusted(TWO, hello, at)
+        assert list(g.flush()) == [(THREE, Gossip("other", OWN, b"hello"))] * relayed
+    g.handle_untrusted(TWO, Unicast("other", TWO, OWN, b"for us"), 0.0)
+    g.handle_untrusted(TWO, Broadcast("other", TWO, b"x"), 0.0)
+    g.handle_untrusted(TWO, Broadcast("other", TWO, b"x"), 0.0)
+    assert list(g.flush()) == [(THREE, Broadcast("other", TWO, b"x"))] * 2
+    g.publish_complete()
+    assert list(g.flush()) == []
+
+
+def test_surrogates_are_bounded() -> None:
+    surrogates = Surrogates()
+    kept = surrogates.channel("kept")
+    for n in range(100):
+        surrogates.channel(f"channel {n}")
+        assert surrogates.channel("kept") is kept
+    assert len(surrogates._channels) == limits.SURROGATE_CHANNELS_MAX
+    for n in range(1000):
+        kept.merge_gossip_untrusted(b"%d" % n, 0.0)
+    assert len(kept._seen) == limits.SURROGATE_SEEN_MAX
+
+
+def test_unread_payloads_keep_their_order() -> None:
+    first = Surrogate("x").merge_gossip_untrusted(b"a", 0.0)
+    assert first is not None
+    assert first.merge(Unread((b"b",))).encode() == [b"a", b"b"]
+
+
+def test_small_clusters_choose_every_neighbour_but_one() -> None:
+    hops = {OWN: PeerName(0), TWO: TWO, THREE: THREE, FOUR: FOUR}
+    assert sorted(choose_neighbours(hops, PeerName(0), random.Random(1))) == [TWO, THREE, FOUR]
+    assert sorted(choose_neighbours(hops, TWO, random.Random(1))) == [THREE, FOUR]
+    assert choose_neighbours({OWN: PeerName(0)}, PeerName(0), random.Random(1)) == []
+    assert choose_neighbours({}, PeerName(0), random.Random(1)) == []
+
+
+def test_large_clusters_choose_by_weight() -> None:
+    hops = {PeerName(n): PeerName(n) for n in range(2, 65)} | {OWN: PeerName(0)}
+    hops |= {PeerName(n): TWO for n in range(100, 164)}  # half of the mesh is behind one neighbour
+    draw = random.Random(1)
+    picks: Counter[PeerName] = Counter()
+    for _ in range(300):
+        chosen = choose_neighbours(hops, PeerName(0), draw)
+        assert len(chosen) == len(set(chosen)) == 14  # 2 log2(128)
+        picks.update(chosen)
+    assert picks[TWO] == 300
+    assert all(20 < picks[PeerName(n)] < 110 for n in range(3, 65))
+
+
+def test_topology_channel_relays_news_by_name_and_refuses_unicast() -> None:
+    def peer(number: int, version: int) -> PeerRecord:
+        return PeerRecord(PeerName(number), "", number, version, 0, False, ())
+
+    topology = Topology(peer(1, 0), random.Random(1))
+    channel = TopologyChannel(topology)
+    news = channel.merge_gossip_untrusted(encode_topology([peer(2, 1), peer(3, 1)]), 0.0)
+    assert news is not None
+    topology.merge([peer(2, 5)])
+    assert decode_topology_untrusted(news.encode()[0]) == [peer(2, 5), peer(3, 1)]  # the latest, not the news
+    old = encode_topology([peer(2, 1)])
+    assert channel.merge_gossip_untrusted(old, 0.0) is None
+    assert channel.merge_gossip_untrusted(old, 0.0) is None
+    both = channel.merge_broadcast_untrusted(TWO, encode_topology([peer(2, 1), peer(4, 1)]), 0.0)
+    assert both is not None
+    assert both.names == {TWO, FOUR}  # a broadcast goes on with everything that it named
+    assert channel.complete().names == {OWN, TWO, THREE, FOUR}
+    topology.collect_garbage(())
+    assert both.encode() == []
+    again = channel.merge_gossip_untrusted(old, 0.0)
+    assert again is not None  # recognised by its hash only as long as nothing changed
+    with pytest.raises(RemoteProtocolError):
+        channel.handle_unicast_untrusted(TWO, b"", 0.0)
