@@ -1,0 +1,99 @@
+"""The engine's UDP sockets, on loopback."""
+
+import os
+import select
+import socket
+
+import pytest
+
+from weavepy.errors import LocalError
+from weavepy.runtime.datasocket import enable_gro, open_data_sockets
+
+
+@pytest.fixture
+def opened():
+    """Opens sockets; closes what it opened."""
+    fds = []
+
+    def open_(*args):
+        new = open_data_sockets(*args)
+        fds.extend(new)
+        return new
+
+    yield open_
+    for fd in fds:
+        os.close(fd)
+
+
+def name_of(fd):
+    with socket.socket(fileno=fd) as sock:
+        try:
+            return sock.getsockname()
+        finally:
+            sock.detach()
+
+
+def receive(fd):
+    assert select.select([fd], [], [], 5)[0]
+    with socket.socket(fileno=fd) as sock:
+        try:
+            return sock.recv(100)
+        finally:
+            sock.detach()
+
+
+def test_one_socket_takes_both_families(opened):
+    (fd,) = opened(None, 0, 1)
+    port = name_of(fd)[1]
+    assert not os.get_blocking(fd)
+    assert not os.get_inheritable(fd)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four:
+        four.sendto(b"four", ("127.0.0.1", port))
+        assert receive(fd) == b"four"
+    if len(name_of(fd)) == 4:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
+            six.sendto(b"six", ("::1", port))
+            assert receive(fd) == b"six"
+
+
+def test_lanes_go_to_their_shard(opened):
+    (probe,) = opened("127.0.0.1", 0, 1)
+    port = name_of(probe)[1]
+    free = port + 1 if port < 65535 else port - 1
+    shards = opened("127.0.0.1", free, 3)
+    assert {name_of(fd)[1] for fd in shards} == {free}
+    for sender in range(4):  # whatever the kernel's own hash would say
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for lane in range(7):
+                datagram = bytes([0x11, lane, sender])
+                peer.sendto(datagram, ("127.0.0.1", free))
+                assert receive(shards[lane % 3]) == datagram
+            peer.sendto(b"\x02\x01 an even first octet", ("127.0.0.1", free))
+            assert receive(shards[0])[:2] == b"\x02\x01"
+
+
+def test_a_taken_port_and_a_foreign_address_say_what_to_do(opened):
+    (fd,) = opened("127.0.0.1", 0, 1)
+    port = name_of(fd)[1]
+    with pytest.raises(LocalError, match=rf"port {port}/udp is in use.*--port"):
+        open_data_sockets("127.0.0.1", port, 1)
+    with pytest.raises(LocalError, match="not an address of this host; give --host"):
+        open_data_sockets("192.0.2.1", 0, 1)
+
+
+def test_a_shard_that_cannot_open_closes_the_others(opened):
+    (fd,) = opened("127.0.0.1", 0, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LocalError):
+        open_data_sockets("127.0.0.1", name_of(fd)[1], 4)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_trains_arrive_whole(opened):
+    (fd,) = opened("127.0.0.1", 0, 1)
+    assert enable_gro([fd])
+    udp_segment = 103
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.setsockopt(socket.IPPROTO_UDP, udp_segment, 10)
+        peer.sendto(bytes(50), ("127.0.0.1", name_of(fd)[1]))
+        assert receive(fd) == bytes(50)
