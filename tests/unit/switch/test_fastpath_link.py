@@ -1,0 +1,235 @@
+"""The link machine by itself: START, keys, heartbeats, rekeying, what ends it."""
+
+from dataclasses import replace
+
+import pytest
+
+from weavepy import events as ev
+from weavepy import limits
+from weavepy.errors import RemoteProtocolError
+from weavepy.events import Address, PeerName
+from weavepy.switch.fastpath import Link, LinkAction, LinkConfig
+from weavepy.switch.negotiate import Agreement
+from weavepy.wire.fastpath import Epoch, EpochAck, Start
+
+INDEX, THEIR_INDEX = 0xABCDE001, 0x12345002
+START = Start(1, "aes-256-gcm", 3, 7000, THEIR_INDEX)
+NEAR, FAR = Address("10.0.0.1", 6783), Address("10.0.0.2", 40001)
+CONFIG = LinkConfig(
+    index=INDEX,
+    own=PeerName(1),
+    peer=PeerName(2),
+    dialled=True,
+    session_key=bytes(range(32)),
+    connection_uid=77,
+    agreement=Agreement(1, "aes-256-gcm", 1376),
+    lanes=2,
+    port=6783,
+    remote=FAR,
+    local=NEAR,
+    path_mtu=1500,
+    overlay_mtu=1376,
+    rekey_interval_s=120.0,
+)
+CLEAR = replace(CONFIG, session_key=None, agreement=Agreement(1, "clear", 1376))
+
+
+def started(config: LinkConfig = CONFIG, now: float = 0.0) -> Link:
+    link = Link(config)
+    link.start(now)
+    link.handle_control(replace(START, cipher=config.agreement.cipher), now)
+    return link
+
+
+def heartbeat(link: Link, now: float, *, heard: bool = True, rtt_us: int = 0) -> list[LinkAction]:
+    return link.handle_heartbeat(ev.HeartbeatReceived(INDEX, heard, rtt_us, FAR), now)
+
+
+def test_start_takes_a_slot_and_says_so() -> None:
+    link = Link(CONFIG)
+    assert link.start(0.0) == [ev.LinkAdd(INDEX, PeerName(2), False), Start(1, "aes-256-gcm", 2, 6783, INDEX)]
+    assert link.next_timer() == limits.ESTABLISH_TIMEOUT_S
+    assert link.remote is None
+    assert link.stop() == [ev.LinkRemove(INDEX)]
+
+
+def test_start_of_the_peer_brings_keys_and_a_heartbeat_at_once() -> None:
+    link = Link(CONFIG)
+    link.start(0.0)
+    remote, receiving, sending, beat = link.handle_control(START, 1.0)
+    assert remote == ev.LinkRemote(INDEX, THEIR_INDEX, Address("10.0.0.2", 7000), NEAR, 1500)
+    assert isinstance(receiving, ev.KeyInstall)
+    assert isinstance(sending, ev.KeyInstall)
+    assert (receiving.sending, len(receiving.keys)) == (False, 3)  # the peer's lanes
+    assert (sending.sending, len(sending.keys)) == (True, 2)  # ours
+    assert beat == ev.SendHeartbeat(INDEX, False)
+
+
+def test_both_ends_derive_the_same_keys() -> None:
+    theirs = replace(CONFIG, own=PeerName(2), peer=PeerName(1), dialled=False, index=THEIR_INDEX, lanes=3)
+    one, two = Link(CONFIG), Link(theirs)
+    (_, start_one), (_, start_two) = one.start(0.0), two.start(0.0)
+    assert isinstance(start_one, Start)
+    assert isinstance(start_two, Start)
+    _, in_one, out_one, _ = one.handle_control(start_two, 0.0)
+    _, in_two, out_two, _ = two.handle_control(start_one, 0.0)
+    for near, far in ((out_one, in_two), (out_two, in_one)):
+        assert isinstance(near, ev.KeyInstall)
+        assert isinstance(far, ev.KeyInstall)
+        assert near.keys == far.keys
+    assert isinstance(out_one, ev.KeyInstall)
+    assert isinstance(out_two, ev.KeyInstall)
+    assert not set(out_one.keys) & set(out_two.keys)
+
+
+def test_keys_stay_out_of_representations() -> None:
+    assert "\\x" not in repr(CONFIG)
+    assert "session_key" not in repr(CONFIG)
+
+
+@pytest.mark.parametrize("wrong", [replace(START, version=2), replace(START, cipher="clear")])
+def test_start_with_something_else_than_agreed_is_refused(wrong: Start) -> None:
+    link = Link(CONFIG)
+    link.start(0.0)
+    with pytest.raises(RemoteProtocolError, match="agreed"):
+        link.handle_control(wrong, 0.0)
+
+
+@pytest.mark.parametrize("message", [START, Epoch(2), Epoch(0), EpochAck(1)])
+def test_what_may_not_come_after_start(message: Start | Epoch | EpochAck) -> None:
+    with pytest.raises(RemoteProtocolError):
+        started().handle_control(message, 1.0)
+
+
+@pytest.mark.parametrize("message", [Epoch(1), EpochAck(1)])
+def test_keys_before_start_or_in_clear_mode_are_refused(message: Epoch | EpochAck) -> None:
+    early = Link(CONFIG)
+    early.start(0.0)
+    for link in (early, started(CLEAR)):
+        with pytest.raises(RemoteProtocolError, match="before START, or in clear"):
+            link.handle_control(message, 0.0)
+
+
+def test_heartbeats_before_start_are_ignored() -> None:
+    link = Link(CONFIG)
+    link.start(0.0)
+    assert heartbeat(link, 0.1) == []
+    assert link.established_at is None
+
+
+def test_heartbeats_are_fast_until_established_and_answer_the_first_one() -> None:
+    link = started()
+    assert link.next_timer() == limits.HEARTBEAT_FAST_S
+    assert link.handle_timer(0.4) == []
+    assert link.handle_timer(0.5) == [ev.SendHeartbeat(INDEX, False)]
+    assert heartbeat(link, 0.6, heard=False) == [
+        ev.SendHeartbeat(INDEX, True)
+    ]  # the peer learns that it is heard
+    assert link.established_at is None
+    assert heartbeat(link, 0.7, heard=False) == []
+    assert link.handle_timer(1.1) == [ev.SendHeartbeat(INDEX, True)]
+    assert heartbeat(link, 1.2) == []
+    assert link.established_at == 1.2
+    assert link.next_timer() == pytest.approx(1.2 + limits.HEARTBEAT_S)
+    assert link.handle_timer(4.2) == [ev.SendHeartbeat(INDEX, True)]
+
+
+def test_silence_of_12_s_ends_an_established_link() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    link.handle_timer(12.9)
+    heartbeat(link, 12.9)
+    link.handle_timer(24.8)
+    with pytest.raises(RemoteProtocolError, match="no heartbeat for 12 s"):
+        link.handle_timer(24.9)
+
+
+@pytest.mark.parametrize("heard_something", [False, True])
+def test_a_link_not_established_within_a_minute_ends(heard_something: bool) -> None:
+    link = started()
+    if heard_something:
+        heartbeat(link, 50.0, heard=False)
+    link.handle_timer(59.9)
+    with pytest.raises(RemoteProtocolError, match="UDP"):
+        link.handle_timer(60.0)
+
+
+def test_a_peer_that_never_starts_ends_too() -> None:
+    link = Link(CONFIG)
+    link.start(0.0)
+    with pytest.raises(RemoteProtocolError, match="UDP"):
+        link.handle_timer(60.0)
+
+
+def test_rekeying_our_direction_waits_for_the_answer() -> None:
+    link = started()
+    heartbeat(link, 119.0)
+    assert Epoch(1) in link.handle_timer(120.0)
+    assert link.epoch == 0
+    (install,) = link.handle_control(EpochAck(1), 121.0)
+    assert isinstance(install, ev.KeyInstall)
+    assert (install.sending, install.epoch, len(install.keys)) == (True, 1, 2)
+    assert link.epoch == 1
+
+
+def test_rekeying_the_peers_direction_installs_before_it_answers() -> None:
+    link = started()
+    install, answer = link.handle_control(Epoch(1), 5.0)
+    assert isinstance(install, ev.KeyInstall)
+    assert (install.sending, install.epoch, len(install.keys)) == (False, 1, 3)
+    assert answer == EpochAck(1)
+    heartbeat(link, 15.0)
+    assert ev.KeyRetire(INDEX, 0) in link.handle_timer(15.0)
+
+
+def test_unanswered_rekeying_ends_the_link() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    assert link.handle_worn(2.0) == [Epoch(1)]
+    assert link.handle_worn(3.0) == []
+    for now in (10.0, 20.0, 30.0):
+        heartbeat(link, now)
+    with pytest.raises(RemoteProtocolError, match="acknowledge"):
+        link.handle_timer(32.0)
+
+
+def test_worn_key_in_clear_mode_or_before_start_is_nothing() -> None:
+    assert started(CLEAR).handle_worn(1.0) == []
+    assert Link(CONFIG).handle_worn(1.0) == []
+
+
+def test_moved_peer_is_followed_except_in_clear_mode() -> None:
+    elsewhere = Address("192.0.2.9", 9)
+    link = started()
+    (moved,) = link.handle_moved(elsewhere)
+    assert moved == ev.LinkRemote(INDEX, THEIR_INDEX, elsewhere, NEAR, 1500)
+    assert link.remote == elsewhere
+    assert link.handle_moved(elsewhere) == []
+    assert started(CLEAR).handle_moved(elsewhere) == []
+    assert Link(CONFIG).handle_moved(elsewhere) == []
+
+
+def test_clear_mode_installs_no_keys() -> None:
+    link = Link(CLEAR)
+    assert link.start(0.0)[0] == ev.LinkAdd(INDEX, PeerName(2), True)
+    actions = link.handle_control(replace(START, cipher="clear"), 0.0)
+    assert [type(action) for action in actions] == [ev.LinkRemote, ev.SendHeartbeat]
+
+
+def test_round_trip_time_is_smoothed() -> None:
+    link = started()
+    assert link.rtt_ms == 0
+    heartbeat(link, 1.0, rtt_us=8000)
+    assert link.rtt_ms == 8
+    heartbeat(link, 2.0, rtt_us=16000)
+    assert link.rtt_ms == 9
+    heartbeat(link, 3.0, rtt_us=0)
+    assert link.rtt_ms == 9
+
+
+def test_another_overlay_mtu_is_warned_about() -> None:
+    actions = Link(replace(CONFIG, agreement=Agreement(1, "aes-256-gcm", 1400))).start(0.0)
+    (log,) = (action for action in actions if isinstance(action, ev.Log))
+    assert log.level == "warning"
+    assert "1400" in log.text
+    assert "1376" in log.text
