@@ -37,6 +37,9 @@ def _tell(result: dict[str, Any], *, waited: bool) -> int:
     if state == "established":
         click.echo(f"{peer}: connected")
         return 0
+    if state == "self":
+        click.echo(f"{peer}: is this host itself; nothing to do")
+        return 0
     if state == "failed":
         click.echo(f"{peer}: {text}", err=True)
         return EXIT_FAILED

@@ -16,6 +16,7 @@ from weavepy.errors import LocalError
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.dataplane import DataPlane
 from weavepy.runtime.shell import RouterLike, Shell
+from weavepy.runtime.status import advise, is_ourselves
 from weavepy.runtime.targets import Targets
 
 FAILED = "failed"
@@ -104,7 +105,9 @@ class Operator:
         results = [{"peer": peer, "state": FAILED, "text": why} for peer, why in unresolved.items()]
         for peer in asked:
             state, _, reason = states.get(peer, "connecting").partition(": ")
-            results.append({"peer": peer, "state": state, "text": reason})
+            if is_ourselves(reason):
+                state = "self"
+            results.append({"peer": peer, "state": state, "text": advise(reason)})
         return sorted(results, key=lambda result: list(peers).index(result["peer"]))
 
     def _all_decided(self, peers: Sequence[str]) -> bool:

@@ -15,6 +15,20 @@ Report = Mapping[str, Any]
 
 STATES = ("established", "pending", "retrying", "failed", "connecting")
 
+# Words of the router and the kernel, and what a person can do about it. The first that fits counts.
+_ADVICE = (
+    ("another password", "wrong password, by the look of it; give both hosts the same --password-file"),
+    ("wrong password", "give both hosts the same --password-file"),
+    ("we have none", "launch this host with that password"),
+    ("and we have one", "launch that host with our password"),
+    ("connection refused", "is the router running there, and is the port right?"),
+    ("no answer", "is the host up, and does its firewall let the port through?"),
+    ("no route to host", "is the address right, and the host up?"),
+    ("network is unreachable", "this host has no route to that address"),
+    ("no overlay in common", "let both hosts choose the --cipher, and run neighbouring versions"),
+)
+_OURSELVES = "router's own"  # the router's word for a target that turned out to be this host
+
 
 def render_status(report: Report) -> str:
     """The whole `weavepy status`: version, the router's block, warnings, verdict."""
@@ -78,8 +92,12 @@ def render_targets(report: Report) -> str:
 
 def verdict(report: Report) -> tuple[bool, str]:
     """Returns (nothing needs attention, one sentence for a person)."""
-    router = report["Router"]
-    connections: Sequence[Report] = router["Connections"] or []
+    # Who only knocks at our door is no concern of the operator, nor is this host in a list that all hosts share.
+    connections: Sequence[Report] = [
+        c
+        for c in report["Router"]["Connections"] or []
+        if (c["Outbound"] or c["State"] in ("established", "pending")) and not is_ourselves(c["Info"])
+    ]
     up = [c for c in connections if c["State"] == "established"]
     down = [c for c in connections if c["State"] not in ("established", "connecting", "pending")]
     coming = [c for c in connections if c["State"] in ("connecting", "pending")]
@@ -89,7 +107,7 @@ def verdict(report: Report) -> tuple[bool, str]:
         joined = f"{len(up)} of {len(connections)} peers established. " if up else ""
         return (
             False,
-            f"{joined}Not connected: {first['Address']}: {_visible(first['Info']) or first['State']}{more}.",
+            f"{joined}Not connected: {first['Address']}: {advise(_visible(first['Info'])) or first['State']}{more}.",
         )
     if coming:
         names = ", ".join(c["Address"] for c in coming[:3])
@@ -102,6 +120,16 @@ def verdict(report: Report) -> tuple[bool, str]:
     if not up:
         return True, "Ready, but alone: no peer was named yet; join one with `weavepy connect <host>`."
     return True, f"All well: {len(up)} of {len(up)} peers established, {_protection(up)}."
+
+
+def advise(reason: str) -> str:
+    """Returns the reason why there is no connection, with what to do about it if that is known."""
+    return next((f"{reason} ({advice})" for words, advice in _ADVICE if words in reason), reason)
+
+
+def is_ourselves(reason: str) -> bool:
+    """Tells whether a target failed because it is this very host."""
+    return _OURSELVES in reason
 
 
 def _protection(connections: Sequence[Report]) -> str:

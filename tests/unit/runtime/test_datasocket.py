@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from weavepy.errors import LocalError
-from weavepy.runtime.datasocket import enable_gro, open_data_sockets
+from weavepy.runtime.datasocket import open_data_sockets
 
 
 @pytest.fixture
@@ -87,13 +87,3 @@ def test_a_shard_that_cannot_open_closes_the_others(opened):
     with pytest.raises(LocalError):
         open_data_sockets("127.0.0.1", name_of(fd)[1], 4)
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_trains_arrive_whole(opened):
-    (fd,) = opened("127.0.0.1", 0, 1)
-    assert enable_gro([fd])
-    udp_segment = 103
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.setsockopt(socket.IPPROTO_UDP, udp_segment, 10)
-        peer.sendto(bytes(50), ("127.0.0.1", name_of(fd)[1]))
-        assert receive(fd) == bytes(50)

@@ -1,0 +1,496 @@
+"""The shell with a scripted router and engine, over real loopback TCP on ephemeral ports."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+import uvloop
+
+from weavepy import limits
+from weavepy.events import (
+    Accepted,
+    Address,
+    Close,
+    Closed,
+    Connected,
+    ConnId,
+    Dial,
+    DialFailed,
+    Effect,
+    Event,
+    HeartbeatReceived,
+    KeyInstall,
+    KeyWorn,
+    LinkAdd,
+    LinkMoved,
+    LinkRemote,
+    Log,
+    PeerName,
+    Persist,
+    Received,
+    Send,
+    SendHeartbeat,
+    Tables,
+)
+from weavepy.runtime import control
+from weavepy.runtime import shell as shell_module
+from weavepy.runtime.control import Listener, open_listener
+from weavepy.runtime.dataplane import DataPlane, EngineLike
+from weavepy.runtime.shell import Shell
+
+WAIT_S = 10.0
+
+
+class ScriptedRouter:
+    """Records events; answers with what `react` returns."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.react: Callable[[Event], list[Effect]] = lambda _event: []
+        self.timer: float | None = None
+        self.timers_fired = 0
+        self.on_timer: Callable[[], list[Effect]] = list
+        self.first: list[Effect] = []
+
+    def start(self, _now: float) -> list[Effect]:
+        return self.first
+
+    def handle(self, event: Event, _now: float) -> list[Effect]:
+        self.events.append(event)
+        return self.react(event)
+
+    def handle_timer(self, _now: float) -> list[Effect]:
+        self.timers_fired += 1
+        self.timer = None
+        return self.on_timer()
+
+    def next_timer(self) -> float | None:
+        return self.timer
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class RecordingEngine:
+    """An engine that writes down what it is told and reports what it is given."""
+
+    def __init__(self) -> None:
+        self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.calls: list[tuple[Any, ...]] = []
+        self.news: list[tuple[str, int, bool, int, str, int]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            self.calls.append((name, *arguments))
+            return 0
+
+        return call
+
+    def poll_events(self) -> list[tuple[str, int, bool, int, str, int]]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.event_fd)
+        news, self.news = self.news, []
+        return news
+
+    def tell(self, *news: tuple[str, int, bool, int, str, int]) -> None:
+        self.news += news
+        os.eventfd_write(self.event_fd, 1)
+
+    def close(self) -> None:
+        os.close(self.event_fd)
+
+
+class Bench:
+    """A running shell, its router and engine, and what was persisted."""
+
+    def __init__(self, executor: ThreadPoolExecutor, conn_limit: int = 10) -> None:
+        self.router = ScriptedRouter()
+        self.engine = RecordingEngine()
+        self.persisted: list[tuple[str, object]] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.disk = threading.Event()
+        self.disk.set()
+        self.listening = open_listener("", 0)
+        self.port: int = self.listening.getsockname()[1]
+        self.shell = Shell(
+            self.router,
+            DataPlane(cast(EngineLike, self.engine)),
+            persist=self._persist,
+            executor=executor,
+            conn_limit=conn_limit,
+        )
+
+    def _persist(self, key: str, value: object) -> None:
+        assert self.disk.wait(WAIT_S)
+        if value == "fail":
+            raise OSError("disk full")
+        self.persisted.append((key, value))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        assert await self.shell.wait_until(condition, WAIT_S), self.router.events
+
+    async def dial_in(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, ConnId]:
+        before = len(self.router.of(Accepted))
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        await self.until(lambda: len(self.router.of(Accepted)) > before)
+        return reader, writer, self.router.of(Accepted)[before].conn
+
+
+@contextlib.asynccontextmanager
+async def bench(**options: Any) -> AsyncIterator[Bench]:
+    with ThreadPoolExecutor(1) as executor:
+        value = Bench(executor, **options)
+        value.shell.start(value.listening)
+        try:
+            yield value
+        finally:
+            value.disk.set()
+            await value.shell.stop()
+            value.engine.close()
+            for writer in value.writers:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+
+LOOPS = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+def run(coroutine: Coroutine[Any, Any, None], loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(coroutine)
+
+
+@LOOPS
+def test_an_accepted_connection_is_told_before_its_bytes_and_echoed(loop: Any) -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.router.react = lambda e: [Send(e.conn, e.data.upper())] if isinstance(e, Received) else []
+            reader, writer, conn = await b.dial_in()
+            (accepted,) = b.router.of(Accepted)
+            assert b.router.events == [accepted]
+            assert accepted == Accepted(
+                conn,
+                Address("127.0.0.1", writer.get_extra_info("sockname")[1]),
+                Address("127.0.0.1", b.port),
+                accepted.path_mtu,
+            )
+            assert conn % 2 == 1
+            assert accepted.path_mtu >= 65535
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"HELLO"
+            writer.close()
+            await b.until(lambda: bool(b.router.of(Closed)))
+            assert b.router.of(Closed) == [Closed(conn, "the peer closed the connection")]
+            assert b.shell.connections == 0
+
+    run(scenario(), loop)
+
+
+@LOOPS
+def test_a_dial_and_a_failed_dial(loop: Any) -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as refusing:
+            closed_port = refusing.getsockname()[1]
+        async with bench() as b:
+            b.router.react = lambda e: [Send(e.conn, b"first")] if isinstance(e, Connected) else []
+            b.shell._perform([Dial(ConnId(2), Address("127.0.0.1", b.port))])
+            b.shell._perform([Dial(ConnId(4), Address("127.0.0.1", closed_port))])
+            await b.until(lambda: bool(b.router.of(Received)) and bool(b.router.of(DialFailed)))
+            assert b.router.of(Connected)[0].conn == 2
+            assert b.router.of(Connected)[0].remote == Address("127.0.0.1", b.port)
+            assert b.router.of(Received) == [Received(ConnId(1), b"first")]
+            assert b.router.of(DialFailed) == [DialFailed(ConnId(4), "connection refused")]
+
+    run(scenario(), loop)
+
+
+@LOOPS
+def test_close_flushes_and_reports_nothing(loop: Any) -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.router.react = lambda e: (
+                [Send(e.conn, b"x" * 1_000_000), Close(e.conn)] if isinstance(e, Received) else []
+            )
+            reader, writer, _ = await b.dial_in()
+            writer.write(b"?")
+            assert len(await reader.read(-1)) == 1_000_000
+            writer.close()
+            await b.dial_in()  # a whole round later
+            assert b.router.of(Closed) == []
+
+    run(scenario(), loop)
+
+
+def test_closing_a_dial_under_way_ends_it_silently() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.shell._perform([Dial(ConnId(2), Address("127.0.0.1", b.port)), Close(ConnId(2))])
+            await b.dial_in()
+            assert b.router.of(Connected) == []
+            assert b.router.of(DialFailed) == []
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_nothing_behind_a_persist_happens_before_it_is_durable() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            reader, _writer, conn = await b.dial_in()
+            b.disk.clear()
+            b.shell._perform([Send(conn, b"1"), Persist("k", json.dumps([1])), Send(conn, b"2")])
+            b.shell._perform([Send(conn, b"3")])  # a later batch doesn't overtake
+            assert await reader.readexactly(1) == b"1"
+            assert b.shell._connections[conn].sent_bytes == 1
+            assert b.persisted == []
+            b.disk.set()
+            assert await reader.readexactly(2) == b"23"
+            assert b.persisted == [("k", [1])]
+            b.shell._perform([Send(conn, b"4")])  # the barrier is gone
+            assert await reader.readexactly(1) == b"4"
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_a_full_disk_is_counted_and_the_network_lives() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            reader, _writer, conn = await b.dial_in()
+            b.shell._perform([Persist("k", '"fail"'), Send(conn, b"on")])
+            assert await reader.readexactly(2) == b"on"
+            assert b.shell.counters["persist_errors"] == 1
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_stop_waits_for_the_disk() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.shell._perform([Persist("k", "1")])
+        assert b.persisted == [("k", 1)]
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_an_exception_closes_one_link_and_no_other() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+
+            def react(event: Event) -> list[Effect]:
+                if isinstance(event, Received):
+                    if event.data == b"poison":
+                        raise RuntimeError("a mistake")
+                    return [Send(event.conn, event.data)]
+                return []
+
+            b.router.react = react
+            good_reader, good_writer, _ = await b.dial_in()
+            bad_reader, bad_writer, bad = await b.dial_in()
+            bad_writer.write(b"poison")
+            with contextlib.suppress(ConnectionResetError):
+                assert await bad_reader.read() == b""
+            assert b.router.of(Closed) == [Closed(bad, "internal error: RuntimeError")]
+            assert b.shell.counters["router_errors"] == 1
+            good_writer.write(b"fine")
+            assert await good_reader.readexactly(4) == b"fine"
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_an_effect_that_fails_does_not_stop_the_rest() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            reader, _writer, conn = await b.dial_in()
+            b.shell._perform([Log("no such level", ""), Send(conn, b"ok"), Send(ConnId(99), b"nobody")])
+            assert await reader.readexactly(2) == b"ok"
+            assert b.shell.counters["effect_errors"] == 1
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+@LOOPS
+def test_a_peer_that_does_not_read_is_cut_off(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SEND_BACKLOG_BYTES_MAX", 1 << 20)
+
+    async def scenario() -> None:
+        async with bench() as b:
+            _, writer, conn = await b.dial_in()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(64):
+                b.shell._perform([Send(conn, b"x" * (1 << 18))])
+            await b.until(lambda: bool(b.router.of(Closed)))
+            assert b.router.of(Closed) == [Closed(conn, "the peer reads too slowly")]
+            assert b.shell.counters["slow_peers"] == 1
+
+    run(scenario(), loop)
+
+
+@LOOPS
+def test_one_peer_cannot_starve_another(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two reads' worth of a flood, the other connection gets its turn."""
+    monkeypatch.setattr(control, "READ_BYTES_PER_TURN", 64 * 1024)
+
+    async def scenario() -> None:
+        async with bench() as b:
+            _, flood, flooding = await b.dial_in()
+            _, quiet, calm = await b.dial_in()
+            quiet.write(b"please")
+            flood.write(b"x" * (4 << 20))
+            await b.until(lambda: any(e.conn == calm for e in b.router.of(Received)))
+            before = sum(len(e.data) for e in b.router.of(Received) if e.conn == flooding)
+            assert before <= 1 << 20
+            total = 4 << 20
+            await b.until(
+                lambda: sum(len(e.data) for e in b.router.of(Received) if e.conn == flooding) == total
+            )
+
+    run(scenario(), loop)
+
+
+def test_sockets_beyond_the_cap_are_closed_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell_module, "SPARE_SOCKETS", 1)
+
+    async def scenario() -> None:
+        async with bench(conn_limit=1) as b:
+            for _ in range(2):
+                await b.dial_in()
+            reader, writer = await asyncio.open_connection("127.0.0.1", b.port)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            b.writers.append(writer)
+            assert len(b.router.of(Accepted)) == 2
+            assert b.shell.counters["accepts_refused"] == 1
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_accepting_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a burst the listener waits for a token, and then goes on."""
+    monkeypatch.setattr(limits, "ACCEPT_BURST", 2)
+    monkeypatch.setattr(limits, "ACCEPT_PERIOD_S", 3600.0)
+
+    async def scenario() -> None:
+        got: list[socket.socket] = []
+        arrived = asyncio.Event()
+
+        def take(sock: socket.socket) -> None:
+            got.append(sock)
+            arrived.set()
+
+        sock = open_listener("127.0.0.1", 0)
+        listener = Listener(sock, take)
+        dialled = [socket.create_connection(sock.getsockname()) for _ in range(3)]
+        while len(got) < 2:
+            await arrived.wait()
+            arrived.clear()
+        assert not listener._reading
+        listener._add_token()
+        await arrived.wait()
+        assert len(got) == 3
+        listener.close()
+        for each in [*got, *dialled]:
+            each.close()
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_the_timer_is_the_routers() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.router.timer = time.monotonic() + 3600
+            b.shell.handle(KeyWorn(1))
+            assert b.router.timers_fired == 0
+            b.router.timer = time.monotonic()  # moved: the earlier time counts
+            b.shell.handle(KeyWorn(1))
+            await b.until(lambda: b.router.timers_fired == 1)
+            assert b.shell._timer is None
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_a_timer_that_raises_is_counted_and_asked_again_later() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+
+            def fail() -> list[Effect]:
+                b.router.timer = 0.0
+                raise RuntimeError("a mistake")
+
+            b.router.on_timer = fail
+            b.router.timer = 0.0
+            b.shell.handle(KeyWorn(1))
+            await b.until(lambda: b.router.timers_fired == 1)
+            assert b.shell.counters["router_errors"] == 1
+            assert b.shell._timer is not None
+            assert b.shell._timer.when() - asyncio.get_running_loop().time() > 0.5
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_effects_reach_the_engine_and_its_news_the_router() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            near, far = Address("10.0.0.1", 6783), Address("10.0.0.2", 6783)
+            b.engine.calls.clear()
+            b.shell._perform(
+                [
+                    LinkAdd(5, PeerName(7), False),
+                    LinkRemote(5, 9, far, near, 1500),
+                    KeyInstall(5, True, 0, "aes-256-gcm", (bytes(32),)),
+                    SendHeartbeat(5, True),
+                    Tables(((PeerName(7), 5, 1),), ((PeerName(7), (5,)),)),
+                ]
+            )
+            assert b.engine.calls == [
+                ("link_add", 5, 7, False),
+                ("link_remote", 5, 9, "10.0.0.2", 6783, "10.0.0.1", 1500),
+                ("key_install", 5, True, 0, "aes-256-gcm", [bytes(32)]),
+                ("heartbeat", 5, True),
+                ("set_tables", [(7, 5, 1)], [(7, (5,))]),
+            ]
+            b.engine.tell(
+                ("heartbeat", 5, True, 250, "10.0.0.2", 6783),
+                ("moved", 5, False, 0, "10.0.0.3", 1),
+                ("worn", 5, False, 0, "", 0),
+                ("news of a later version", 5, False, 0, "", 0),
+            )
+            await b.until(lambda: len(b.router.events) == 3)
+            assert b.router.events == [
+                HeartbeatReceived(5, True, 250, far),
+                LinkMoved(5, Address("10.0.0.3", 1)),
+                KeyWorn(5),
+            ]
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_macs_expire_and_the_engine_ends_with_the_shell() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.shell._data_plane._expire()
+            assert ("mac_expire", 600_000) in b.engine.calls
+        assert b.engine.calls[0] == ("start",)
+        assert b.engine.calls[-1] == ("stop",)
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_waiting_ends_in_time() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            assert not await b.shell.wait_until(lambda: False, 0.01)
+            assert await b.shell.wait_until(lambda: True, 0)
+            assert b.shell._watchers == []
+
+    run(scenario(), asyncio.new_event_loop)
