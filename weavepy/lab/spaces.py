@@ -63,8 +63,8 @@ class Space:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             said = []
             for line in process.stdout:
                 said.append(line)
@@ -75,7 +75,8 @@ class Space:
             yield process
         finally:
             process.kill()
-            process.communicate()
+            process.stdout.close()  # not read to its end, which a child of the process may hold up
+            process.wait()
 
     @contextlib.contextmanager
     def capture(self, interface: str, file: str, expression: str = "") -> Iterator[Path]:
