@@ -59,9 +59,7 @@ class Handshake:
         self._public_key = bindings.crypto_scalarmult_base(ephemeral)
         self._our_features = encode_features(features)
         self._buffer = bytearray()
-        self._room = (
-            limits.PREAUTH_BYTES_MAX
-        )  # octets that we will still take before the peer is authenticated
+        self._room = limits.PREAUTH_BYTES_MAX  # octets that we still take from a peer not authenticated
         self._answer = b""
         self._failure: str | None = None
         self._steps = self._run()
@@ -82,13 +80,12 @@ class Handshake:
             raise RemoteProtocolError(self._failure)
         if self.result is not None:
             raise ValueError("the handshake is over; what comes now is for the channel")
+        # A first message that wouldn't fit is refused at its length, so what doesn't fit here is never part of it.
         taken = data[: self._room]
         self._room -= len(taken)
         self._buffer += taken
         try:
             next(self._steps, None)
-            if self.result is None and len(taken) < len(data):
-                raise RemoteProtocolError("too much was sent before the handshake was over")
         except (RemoteProtocolError, WireError) as error:
             self._failure = str(error)
             self._buffer.clear()

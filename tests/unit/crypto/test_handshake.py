@@ -218,8 +218,8 @@ def test_a_stranger_may_send_the_bound_and_no_octet_more(piece_bytes: int) -> No
         send(limits.PREAUTH_BYTES_MAX + 1)
 
 
-def test_octets_that_can_not_be_needed_yet_are_refused() -> None:
-    # One octet short of the box, then a flood in the same piece: nothing of it is kept.
+def test_nothing_of_a_flood_is_kept() -> None:
+    # One piece that holds a first message as long as the bound allows, which doesn't open, and a megabyte more.
     handshake = acceptor()
     start = dialler().start()
     length = limits.PREAUTH_BYTES_MAX - len(start) - 4

@@ -222,3 +222,7 @@ def test_the_writer_refuses_what_no_uint64_holds(number: int) -> None:
 def test_the_writer_refuses_what_no_int64_holds(number: int) -> None:
     with pytest.raises(ValueError, match="signed"):
         encode_int(number)
+
+
+def test_a_nil_interface_is_nothing() -> None:
+    assert GobReader(message(encode_int(gob.INTERFACE), b"\0\0")).read() is None
