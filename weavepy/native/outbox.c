@@ -5,10 +5,6 @@
 
 #include "shard.h"
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-
 void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len) {
     struct wv_tx_key *key = atomic_load(&link->tx);
     if (!key || (uint32_t)s->number >= key->lanes || !atomic_load(&link->ready)) {

@@ -5,10 +5,6 @@
 
 #include "shard.h"
 
-#ifndef UDP_GRO
-#define UDP_GRO 104
-#endif
-
 void wv_deliver(void *context, struct iovec *iov, int n, size_t frame_len) {
     struct wv_shard *s = context;
     if (writev(s->tap_fd, iov, n) < 0) {

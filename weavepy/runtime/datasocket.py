@@ -16,7 +16,6 @@ from weavepy.errors import LocalError
 SO_ATTACH_REUSEPORT_CBPF = 51
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
-UDP_GRO = 104
 IP_MTU_DISCOVER = 10
 IP_PMTUDISC_DONT = 0
 IPV6_MTU_DISCOVER = 23
@@ -76,19 +75,6 @@ def _tune(sock: socket.socket, family: socket.AddressFamily, *, dual: bool) -> N
             sock.setsockopt(socket.SOL_SOCKET, forced, size)
         except OSError:  # without CAP_NET_ADMIN the system's limit applies
             sock.setsockopt(socket.SOL_SOCKET, plain, size)
-
-
-def enable_gro(fds: list[int]) -> bool:
-    """Asks the kernel to hand over trains in one piece; False where it can't (before Linux 5.0)."""
-    for fd in fds:
-        with socket.socket(fileno=fd) as sock:
-            try:
-                sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-            except OSError:
-                return False
-            finally:
-                sock.detach()
-    return True
 
 
 def _steer_by_lane(sock: socket.socket, shards: int) -> None:

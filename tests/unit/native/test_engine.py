@@ -11,7 +11,7 @@ from frames import NONE, super_frame, vnet
 
 from weavepy._fastpath import Engine, Opener, Sealer, pack, unpack
 from weavepy.errors import LocalError
-from weavepy.runtime.datasocket import enable_gro, open_data_sockets
+from weavepy.runtime.datasocket import open_data_sockets
 
 SELF, B, C, D = (0x020000000000 + n for n in (1, 2, 3, 4))
 MAC1, MAC2, MAC3 = (bytes.fromhex("0a00000000") + bytes([n]) for n in (1, 2, 3))
@@ -100,8 +100,6 @@ class Host:
         if shards > 1:
             socket.close(self.udp.pop())
             self.udp = open_data_sockets("127.0.0.1", self.port, shards)
-        if options.get("gro", True):
-            assert enable_gro(self.udp)
         self.engine = Engine(
             SELF, [ours.fileno() for ours, _ in self.taps], self.udp, overlay_mtu=1376, **options
         )
