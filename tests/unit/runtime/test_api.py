@@ -1,0 +1,288 @@
+"""The HTTP API over real sockets: what it answers, what it refuses and what it bounds."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weavepy import limits
+from weavepy.client import Client, RouterNotRunningError
+from weavepy.errors import LocalError
+from weavepy.runtime.api import Api, open_tcp_socket, open_unix_socket
+
+REPORT = {
+    "Version": "1",
+    "Router": {
+        "Protocol": "weave",
+        "ProtocolMinVersion": 2,
+        "ProtocolMaxVersion": 2,
+        "Encryption": True,
+        "PeerDiscovery": True,
+        "Name": "02:00:00:00:00:01",
+        "NickName": "one",
+        "Peers": [],
+        "Connections": [],
+        "Targets": ["b", "a"],
+        "TrustedSubnets": [],
+    },
+}
+
+
+class RecordingControl:
+    """Records what the API asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.value: dict[str, Any] = dict(REPORT)
+
+    def report(self) -> dict[str, Any]:
+        return self.value
+
+    async def connect(self, peers: Sequence[str], *, replace: bool, wait_s: float) -> list[dict[str, Any]]:
+        self.calls.append(("connect", list(peers), replace, wait_s))
+        return [{"peer": peer, "state": "established", "text": ""} for peer in peers]
+
+    async def forget(self, peers: Sequence[str]) -> None:
+        self.calls.append(("forget", list(peers)))
+        if "unknown" in peers:
+            raise LocalError("unknown is not a target")
+
+    async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
+        self.calls.append(("attach", target, list(cidrs)))
+        if target == "bug":
+            raise RuntimeError("secret detail")
+        return {"target": target}
+
+    async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
+        self.calls.append(("detach", target, list(cidrs)))
+        return {"target": target, "removed": list(cidrs)}
+
+    def stop(self) -> None:
+        self.calls.append(("stop",))
+
+
+@contextlib.asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[tuple[RecordingControl, Client, int]]:
+    """Yields (control, client on the unix socket, port of the read-only group)."""
+    control = RecordingControl()
+    api = Api(control)
+    await api.serve(open_unix_socket(directory / "weavepy.sock"), full=True)
+    tcp = open_tcp_socket("127.0.0.1", 0, "--status-addr")
+    port: int = tcp.getsockname()[1]
+    await api.serve(tcp, full=False)
+    try:
+        yield control, Client(str(directory)), port
+    finally:
+        await api.close()
+
+
+async def raw(port: int, request: bytes) -> tuple[int, bytes]:
+    """Sends bytes to a TCP port and returns (status, body)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def get(path: str, host: str = "localhost") -> bytes:
+    return f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+
+
+def run(scenario: Callable[[RecordingControl, Client, int], Awaitable[None]], directory: Path) -> None:
+    async def everything() -> None:
+        async with served(directory) as (control, client, port):
+            await scenario(control, client, port)
+
+    asyncio.run(everything())
+
+
+def test_reading_over_both_sockets(tmp_path: Path) -> None:
+    async def scenario(_control: RecordingControl, client: Client, port: int) -> None:
+        text, headers = await asyncio.to_thread(client.get_text, "/status")
+        assert "Name: 02:00:00:00:00:01(one)\n" in text
+        assert headers["x-weavepy-well"] == "yes"
+        assert await asyncio.to_thread(client.get, "/report") == REPORT
+        assert (await raw(port, get("/status")))[1].decode() == text
+        assert await raw(port, get("/status/targets")) == (200, b"a\nb\n")
+        assert await raw(port, get("/status/connections")) == (200, b"")
+        assert await raw(port, get("/status/peers")) == (200, b"")
+        assert await raw(port, get("/healthz")) == (200, b"ok\n")
+
+    run(scenario, tmp_path)
+
+
+def test_status_says_that_something_needs_attention(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, client: Client, _port: int) -> None:
+        down = {"Address": "a:1", "Outbound": True, "State": "failed", "Info": "why"}
+        control.value = {**REPORT, "Router": {**control.value["Router"], "Connections": [down]}}
+        _, headers = await asyncio.to_thread(client.get_text, "/status")
+        assert headers["x-weavepy-well"] == "no"
+
+    run(scenario, tmp_path)
+
+
+def test_changes(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, client: Client, _port: int) -> None:
+        async def post(path: str, value: object) -> Any:
+            return await asyncio.to_thread(client.post, path, value)
+
+        answer = await post("/connect", {"peers": ["a", "b"], "replace": True, "wait_s": 1})
+        assert [result["peer"] for result in answer["results"]] == ["a", "b"]
+        await post("/connect", {"peers": ["a"]})
+        await post("/forget", {"peers": ["a"]})
+        await post("/attach", {"target": "pid:1", "cidrs": ["10.0.0.1/24"]})
+        assert await post("/detach", {"target": "pid:1"}) == {"target": "pid:1", "removed": []}
+        assert await post("/stop", {}) == {"pid": os.getpid()}
+        assert control.calls == [
+            ("connect", ["a", "b"], True, 1.0),
+            ("connect", ["a"], False, 0.0),
+            ("forget", ["a"]),
+            ("attach", "pid:1", ["10.0.0.1/24"]),
+            ("detach", "pid:1", []),
+            ("stop",),
+        ]
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("/connect", {}, '"peers" must have 1 to'),
+        ("/connect", {"peers": "a"}, "list of texts"),
+        ("/connect", {"peers": [1]}, "list of texts"),
+        ("/connect", {"peers": [""]}, "list of texts"),
+        ("/connect", {"peers": ["a"] * 257}, "1 to 256"),
+        ("/connect", {"peers": ["a"], "replace": 1}, "true or false"),
+        ("/connect", {"peers": ["a"], "wait_s": -1}, "0 to 60"),
+        ("/connect", {"peers": ["a"], "wait_s": 61}, "0 to 60"),
+        ("/connect", {"peers": ["a"], "wait_s": True}, "0 to 60"),
+        ("/connect", {"peers": ["a"], "wait_s": float("nan")}, "0 to 60"),
+        ("/connect", {"peers": ["a"], "force": 1}, "unknown key 'force'"),
+        ("/connect", [1], "must be a JSON object"),
+        ("/forget", {"peers": ["unknown"]}, "unknown is not a target"),
+        ("/attach", {"target": "", "cidrs": ["x"]}, '"target"'),
+        ("/attach", {"target": "pid:1", "cidrs": []}, "1 to 64"),
+        ("/detach", {"target": "pid:1", "cidrs": ["x"] * 65}, "0 to 64"),
+        ("/stop", {"now": 1}, "takes none"),
+        ("/nowhere", {}, "Not Found: POST /nowhere"),
+        ("/status", {}, "Method Not Allowed"),
+    ],
+)
+def test_nonsense_is_refused_in_words(tmp_path: Path, path: str, value: object, said: str) -> None:
+    async def scenario(_control: RecordingControl, client: Client, _port: int) -> None:
+        with pytest.raises(LocalError, match=said):
+            await asyncio.to_thread(client.post, path, value)
+
+    run(scenario, tmp_path)
+
+
+def test_a_mistake_of_ours_is_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(_control: RecordingControl, client: Client, _port: int) -> None:
+        with pytest.raises(LocalError, match="internal error") as caught:
+            await asyncio.to_thread(client.post, "/attach", {"target": "bug", "cidrs": ["x"]})
+        assert "secret" not in str(caught.value)
+
+    run(scenario, tmp_path)
+    assert "secret detail" in caplog.text
+
+
+def test_bodies_are_json_and_bounded(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, _client: Client, _port: int) -> None:
+        async def send(body: bytes, kind: str = "application/json") -> tuple[int, str]:
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "weavepy.sock"))
+            head = f"POST /forget HTTP/1.0\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return int(answer.split()[1]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+        assert await send(b"{") == (400, "the request's body is not JSON")
+        assert await send(b"[" * 60_000) == (400, "the request's body is not JSON")
+        assert await send(b"\xff\xfe{") == (400, "the request's body is not JSON")
+        status, _ = await send(b" " * (limits.HTTP_BODY_BYTES_MAX + 1))
+        assert status == 413
+        # What a form on somebody's web page can send must not be obeyed.
+        status, text = await send(b'{"peers": ["a"]}', "text/plain")
+        assert (status, "application/json" in text) == (400, True)
+        assert control.calls == []
+
+    run(scenario, tmp_path)
+
+
+def test_the_read_only_group_changes_nothing(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, _client: Client, port: int) -> None:
+        for path in ("/connect", "/forget", "/attach", "/detach", "/stop"):
+            body = b"{}"
+            head = f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            status, _ = await raw(port, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert status == 404
+        assert control.calls == []
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.1:6782", "LOCALHOST:1", "[::1]:6782"])
+def test_our_own_names_are_served(tmp_path: Path, host: str) -> None:
+    async def scenario(_control: RecordingControl, _client: Client, port: int) -> None:
+        assert (await raw(port, get("/healthz", host)))[0] == 200
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:6782", "", "10.0.0.1", "localhost.evil.example"]
+)
+def test_a_rebound_name_is_not(tmp_path: Path, host: str) -> None:
+    async def scenario(_control: RecordingControl, _client: Client, port: int) -> None:
+        assert (await raw(port, get("/report", host)))[0] == 403
+
+    run(scenario, tmp_path)
+
+
+def test_the_unix_socket_is_closed_to_others_and_replaces_a_dead_one(tmp_path: Path) -> None:
+    path = tmp_path / "weavepy.sock"
+    first = open_unix_socket(path)
+    first.close()
+    second = open_unix_socket(path)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+    second.close()
+    with pytest.raises(RouterNotRunningError):
+        Client(str(tmp_path)).get("/report")
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(LocalError, match="not a socket"):
+        open_unix_socket(path)
+    assert path.read_text() == "precious"
+
+
+def test_the_answer_to_stop_arrives_although_the_api_closes_at_once(tmp_path: Path) -> None:
+    async def everything() -> None:
+        control = RecordingControl()
+        api = Api(control)
+        closing: list[asyncio.Task[None]] = []
+        control.stop = lambda: closing.append(asyncio.create_task(api.close()))  # type: ignore[method-assign]
+        await api.serve(open_unix_socket(tmp_path / "weavepy.sock"), full=True)
+        answer = await asyncio.to_thread(Client(str(tmp_path)).post, "/stop", {})
+        assert answer == {"pid": os.getpid()}
+        await closing[0]
+
+    asyncio.run(everything())
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=rf"--http-addr 127.0.0.1:{port}: address already in use"):
+            open_tcp_socket("127.0.0.1", port, "--http-addr")

@@ -1,0 +1,95 @@
+"""What a launch comes down to: this command line, the last one and the password together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weavepy.errors import LocalError
+from weavepy.runtime.launch import Launch, Settings, settle
+from weavepy.store import Store
+
+SECRET = "kJ8-2vXq_9sLw0zRt7-hYb3Nf6Gm1Pc4"
+USABLE = ("aes-256-gcm", "chacha20-poly1305")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "weavepy.db")
+    yield opened
+    opened.close()
+
+
+def launched(tmp_path: Path, store: Store, **said: Any) -> Settings:
+    settings = settle(Launch(tmp_path, tmp_path, **said), store, USABLE)
+    settings.keep(store)
+    return settings
+
+
+def test_no_password_is_refused_unless_said(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(LocalError, match="--no-encryption"):
+        launched(tmp_path, store)
+    clear = launched(tmp_path, store, flags={"no_encryption": True})
+    assert (clear.ciphers, clear.password) == (("clear",), None)
+    assert "encryption is off" in clear.warnings[0]
+
+
+def test_a_launch_without_arguments_is_the_same_router(tmp_path: Path, store: Store) -> None:
+    first = launched(
+        tmp_path, store, flags={"port": 7000}, environment={"mtu": 1300}, password=SECRET, peers=("a", "b")
+    )
+    again = launched(tmp_path, store)
+    assert again == first
+    assert (again.options.port, again.options.mtu, again.peers) == (7000, 1300, ("a", "b"))
+
+
+def test_the_last_password_goes_on_when_only_flags_change(tmp_path: Path, store: Store) -> None:
+    launched(tmp_path, store, flags={"port": 7000}, password=SECRET, peers=("a",))
+    changed = launched(tmp_path, store, flags={"mtu": 1300})
+    assert changed.password is not None
+    assert (changed.password.text, changed.options.port, changed.peers) == (SECRET, 6783, ("a",))
+    assert changed.warnings == ("the last launch also had --port; this one doesn't",)
+
+
+def test_a_password_ends_no_encryption(tmp_path: Path, store: Store) -> None:
+    launched(tmp_path, store, flags={"no_encryption": True})
+    sealed = launched(tmp_path, store, password=SECRET)
+    assert sealed.ciphers == USABLE
+    assert launched(tmp_path, store).password == sealed.password
+
+
+def test_clear_once_is_not_clear_for_ever(tmp_path: Path, store: Store) -> None:
+    """Dropping --no-encryption while other flags are given must not leave the traffic in clear."""
+    launched(tmp_path, store, flags={"no_encryption": True})
+    with pytest.raises(LocalError, match="no password given"):
+        launched(tmp_path, store, flags={"mtu": 1300})
+
+
+def test_both_is_a_contradiction(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(LocalError, match="contradict"):
+        launched(tmp_path, store, flags={"no_encryption": True}, password=SECRET)
+
+
+def test_peers_are_replaced_only_by_peers(tmp_path: Path, store: Store) -> None:
+    launched(tmp_path, store, password=SECRET, peers=("a",))
+    assert launched(tmp_path, store, flags={"mtu": 1300}).peers == ("a",)
+    assert launched(tmp_path, store, peers=("b",)).peers == ("b",)
+    assert launched(tmp_path, store).peers == ("b",)
+
+
+def test_the_cipher_must_be_there(tmp_path: Path, store: Store) -> None:
+    said = {"flags": {"cipher": "chacha20-poly1305"}, "password": SECRET}
+    assert launched(tmp_path, store, **said).ciphers == ("chacha20-poly1305",)
+    with pytest.raises(LocalError, match="use chacha20-poly1305"):
+        settle(
+            Launch(tmp_path, tmp_path, flags={"cipher": "aes-256-gcm"}, password=SECRET),
+            store,
+            ("chacha20-poly1305",),
+        )
+
+
+def test_secrets_are_in_no_repr(tmp_path: Path, store: Store) -> None:
+    launch = Launch(tmp_path, tmp_path, password=SECRET)
+    assert SECRET not in repr(launch) + repr(settle(launch, store, USABLE))
+    assert SECRET not in str(store.items(""))
