@@ -117,6 +117,8 @@ def test_an_interface_in_the_place_of_the_tap_is_explained_and_nothing_is_left(l
     with pytest.raises(LocalError, match="ip link delete vethwe-tap"):
         make(host)
     assert "weave" not in links(host)
+    assert inside(host, remove_overlay) == []
+    assert "vethwe-tap" in links(host)
 
 
 def test_a_tap_that_is_just_being_closed_is_waited_for(lab: Lab) -> None:
@@ -188,7 +190,8 @@ def test_a_kernel_without_an_offload_gets_fewer(lab: Lab, monkeypatch: pytest.Mo
         assert made.uso is False
 
 
-# ---- frames -----------------------------------------------------------------------------------------------------
+# ---- frames
+# -----------------------------------------------------------------------------------------------------
 
 
 class Wire:

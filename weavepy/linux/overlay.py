@@ -8,6 +8,7 @@ default and then swallows what the overlay must flood.
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from weavepy.linux.tap import DEVICE, open_tap
 
 _TAP_QUEUE_FRAMES: Final = 256  # of up to 64 KB: more only adds delay, far fewer lose frames (measured)
 _PROBE: Final = "weaveprobe"
+_HOST_NAME: Final = re.compile(rf"{HOST_PREFIX}[0-9a-f]+$")
 
 
 @dataclass
@@ -59,8 +61,8 @@ def create_overlay(
 ) -> Overlay:
     """Makes or adopts the bridge, opens the TAP and puts it in; both are up afterwards.
 
-    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names offloads to go without, of
-    `OFFLOADS`. Containers that an earlier run attached are put back into the bridge and get the MTU where
+    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names what the kernel shall do itself:
+    csum, tso, uso; other names concern the UDP sockets and mean nothing here. Containers that an earlier run attached are put back into the bridge and get the MTU where
     they can be reached.
     """
     with route() as rt:
@@ -93,7 +95,10 @@ def remove_overlay() -> list[str]:
     """
     removed = []
     with route() as rt:
-        for link in [*_container_links(rt), *(link for link in rt.links() if link.name == TAP)]:
+        for link in [
+            *_container_links(rt),
+            *(link for link in rt.links() if link.name == TAP and link.kind == "tun"),
+        ]:
             rt.delete_link(link.index)
             removed.append(link.name)
         bridge = rt.find(BRIDGE)
@@ -132,8 +137,7 @@ def _adopt_containers(rt: Route, bridge: Link, mtu: int) -> None:
             rt.set_link(link.index, master=bridge.index, state="up")
         if link.mtu != mtu:
             rt.set_link(link.index, mtu=mtu)
-            with contextlib.suppress(ValueError):
-                outdated[int(link.name.removeprefix(HOST_PREFIX), 16)] = link.peer_index
+            outdated[int(link.name.removeprefix(HOST_PREFIX), 16)] = link.peer_index
     for inode, fd in find_namespaces(outdated.keys()):
         try:
             with contextlib.suppress(OSError, LocalError), Namespace(fd) as space:
@@ -143,7 +147,7 @@ def _adopt_containers(rt: Route, bridge: Link, mtu: int) -> None:
 
 
 def _container_links(rt: Route) -> list[Link]:
-    return [link for link in rt.links() if link.kind == "veth" and link.name.startswith(HOST_PREFIX)]
+    return [link for link in rt.links() if link.kind == "veth" and _HOST_NAME.match(link.name)]
 
 
 @contextlib.contextmanager
