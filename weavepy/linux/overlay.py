@@ -61,9 +61,9 @@ def create_overlay(
 ) -> Overlay:
     """Makes or adopts the bridge, opens the TAP and puts it in; both are up afterwards.
 
-    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names what the kernel shall do itself:
-    csum, tso, uso; other names concern the UDP sockets and mean nothing here. Containers that an earlier run attached are put back into the bridge and get the MTU where
-    they can be reached.
+    `mac` is the peer name in 6 bytes, `mtu` the overlay's. `no_offload` names what the kernel shall do
+    itself: csum, tso, uso; other names concern the UDP sockets and mean nothing here. Containers that an
+    earlier run attached are put back into the bridge and get the MTU where they can be reached.
     """
     with route() as rt:
         made, bridge = _bridge(rt, mac, mtu)
