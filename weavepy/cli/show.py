@@ -6,7 +6,9 @@ Rules of this file. Texts are rendered by the router, so that they are the same 
 
 from __future__ import annotations
 
+import os
 import time
+from typing import TextIO
 
 import click
 
@@ -56,17 +58,12 @@ def logs(lines: int, follow: bool, run_dir: str) -> None:
     with file:
         file.seek(max(0, file.seek(0, 2) - lines * _TAIL_BYTES_PER_LINE))
         click.echo("".join(file.readlines()[-lines:] if lines else []), nl=False)
-        file.seek(0, 2)
         if follow:
             _follow(path, file)
 
 
-def _follow(path: str, file: object) -> None:
+def _follow(path: str, current: TextIO) -> None:
     """Prints what is appended, also after the file was rotated, until ^C."""
-    import os
-    from typing import TextIO, cast
-
-    current = cast(TextIO, file)
     while True:
         if text := current.read():
             click.echo(text, nl=False)

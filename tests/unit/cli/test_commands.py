@@ -1,0 +1,305 @@
+"""The commands with a scripted router behind the socket, and as real processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from weavepy import __version__
+from weavepy.cli import COMMANDS, main
+
+HEAVY = (
+    "asyncio",
+    "aiohttp",
+    "uvloop",
+    "pyroute2",
+    "nacl",
+    "ssl",
+    "http.client",
+    "logging",
+    "subprocess",
+    "sqlite3",
+)
+
+
+class ScriptedRouter:
+    """Listens on a run directory's socket and answers each request with the next of `answers`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.answers: list[bytes] = []
+        self.requests: list[tuple[str, Any]] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(run_dir / "weavepy.sock"))
+        self._socket.listen(8)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def will_answer(self, value: object, status: str = "200 OK", headers: str = "") -> None:
+        body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        head = f"HTTP/1.0 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        self.answers.append(head.encode() + body)
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return
+                    request += piece
+                head, _, body = request.partition(b"\r\n\r\n")
+                length = next(
+                    (int(x.split(b":")[1]) for x in head.split(b"\r\n") if x.startswith(b"Content-L")), 0
+                )
+                while len(body) < length:
+                    body += connection.recv(65536)
+                line = head.split(b" HTTP")[0].decode()
+                self.requests.append((line, json.loads(body) if body else None))
+                connection.sendall(self.answers.pop(0))
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_"))]:
+        monkeypatch.delenv(name)
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (tmp_path / "weavepy.toml").write_text("")
+    monkeypatch.setenv("WEAVEPY_CONFIG", str(tmp_path / "weavepy.toml"))
+    monkeypatch.setenv("WEAVEPY_RUN_DIR", str(directory))
+    monkeypatch.setenv("WEAVEPY_STATE_DIR", str(tmp_path / "state"))
+    return directory
+
+
+@pytest.fixture
+def router(run_dir: Path) -> Iterator[ScriptedRouter]:
+    value = ScriptedRouter(run_dir)
+    yield value
+    value.close()
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.usefixtures("run_dir")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("status", "peers"),
+        ("report",),
+        ("connect", "a"),
+        ("forget", "a"),
+        ("attach", "10.0.0.1/24", "pid:1"),
+        ("detach", "pid:1"),
+        ("stop",),
+    ],
+)
+def test_without_a_router_every_command_says_so_with_3(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 3
+    assert "the router is not running" in result.stderr
+    assert "weavepy launch" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.usefixtures("run_dir")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("status", "nonsense"),
+        ("connect",),
+        ("forget",),
+        ("attach", "pid:1"),
+        ("detach",),
+        ("launch", "--nonsense"),
+        ("launch", "--port", "x"),
+        ("logs", "-n", "-1"),
+        ("demo", "--hosts", "1"),
+    ],
+)
+def test_usage_errors_are_2(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_every_command_has_help() -> None:
+    listed = invoke("--help").stdout
+    for name in COMMANDS:
+        assert f"\n  {name} " in listed
+        result = invoke(name, "--help")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("Usage:")
+
+
+@pytest.mark.parametrize(("well", "code"), [("yes", 0), ("no", 1)])
+def test_status_exits_by_the_verdict(router: ScriptedRouter, well: str, code: int) -> None:
+    router.will_answer("All well.\n", headers=f"X-Weavepy-Well: {well}\r\n")
+    result = invoke("status")
+    assert (result.exit_code, result.stdout) == (code, "All well.\n")
+    assert router.requests == [("GET /status", None)]
+
+
+def test_status_parts_and_report(router: ScriptedRouter) -> None:
+    router.will_answer("a\n")
+    router.will_answer('{"Ready": true}\n')
+    assert invoke("status", "targets").stdout == "a\n"
+    assert json.loads(invoke("report").stdout) == {"Ready": True}
+    assert [line for line, _ in router.requests] == ["GET /status/targets", "GET /report"]
+
+
+def test_connect_tells_each_peers_fate(router: ScriptedRouter) -> None:
+    router.will_answer(
+        {
+            "results": [
+                {"peer": "a", "state": "established", "text": ""},
+                {"peer": "b", "state": "failed", "text": "connection refused"},
+                {"peer": "c", "state": "connecting", "text": ""},
+                {"peer": "d", "state": "pending", "text": ""},
+                {"peer": "e", "state": "self", "text": "the address is this router's own"},
+            ]
+        }
+    )
+    result = invoke("connect", "--replace", "a", "b", "c", "d", "e")
+    assert result.exit_code == 1
+    assert result.stdout == "a: connected\ne: is this host itself; nothing to do\n"
+    assert result.stderr == (
+        "b: connection refused\n"
+        "c: not connected after 10 s, still trying\n"
+        "d: not connected after 10 s, still trying: the control connection is up, but no frame came through; "
+        "is UDP blocked?\n"
+    )
+    request = {"peers": ["a", "b", "c", "d", "e"], "replace": True, "wait_s": 10.0}
+    assert router.requests == [("POST /connect", request)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "code"),
+    [(("a",), "established", 0), (("a",), "connecting", 4), (("--no-wait", "a"), "connecting", 0)],
+)
+def test_connect_exit_codes(
+    router: ScriptedRouter, arguments: tuple[str, ...], state: str, code: int
+) -> None:
+    router.will_answer({"results": [{"peer": "a", "state": state, "text": ""}]})
+    assert invoke("connect", *arguments).exit_code == code
+
+
+def test_attach_and_detach_print_addresses(router: ScriptedRouter) -> None:
+    router.will_answer({"cidrs": ["10.0.0.1/24", "10.0.0.2/24"]})
+    router.will_answer({"removed": ["10.0.0.1/24"]})
+    assert invoke("attach", "10.0.0.1/24", "10.0.0.2/24", "pid:1").stdout == "10.0.0.1 10.0.0.2\n"
+    assert invoke("detach", "pid:1").stdout == "10.0.0.1\n"
+    assert router.requests == [
+        ("POST /attach", {"target": "pid:1", "cidrs": ["10.0.0.1/24", "10.0.0.2/24"]}),
+        ("POST /detach", {"target": "pid:1", "cidrs": []}),
+    ]
+
+
+def test_a_refusal_is_told_with_1(router: ScriptedRouter) -> None:
+    router.will_answer({"error": "a is not a target"}, "400 Bad Request")
+    result = invoke("forget", "a")
+    assert (result.exit_code, result.stderr) == (1, "weavepy: a is not a target\n")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"nonsense", b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\nshort", b"HTTP/1.0 500 Oops\r\n\r\n"],
+)
+def test_a_broken_answer_is_told_with_1(router: ScriptedRouter, answer: bytes) -> None:
+    router.answers.append(answer)
+    result = invoke("status")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("weavepy: the router ")
+
+
+def test_a_silent_router_is_4(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weavepy.client.Client.__init__.__defaults__", (0.05,))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(run_dir / "weavepy.sock"))
+        silent.listen()
+        result = invoke("status")
+    assert result.exit_code == 4
+    assert "didn't answer" in result.stderr
+
+
+def test_logs(run_dir: Path) -> None:
+    assert invoke("logs").exit_code == 1
+    (run_dir / "weavepy.log").write_text("".join(f"line {n}\n" for n in range(200)))
+    assert invoke("logs").stdout == "".join(f"line {n}\n" for n in range(100, 200))
+    assert invoke("logs", "-n", "1").stdout == "line 199\n"
+    assert invoke("logs", "-n", "0").stdout == ""
+
+
+def test_logs_follow_a_rotation(run_dir: Path) -> None:
+    path = run_dir / "weavepy.log"
+    path.write_text("one\n")
+    command = [sys.executable, "-m", "weavepy.cli", "logs", "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "one\n"
+            with path.open("a") as file:
+                file.write("two\n")
+            assert process.stdout.readline() == "two\n"
+            path.rename(run_dir / "weavepy.log.1")
+            path.write_text("three\n")
+            assert process.stdout.readline() == "three\n"
+        finally:
+            process.kill()
+
+
+def test_keygen_and_version() -> None:
+    first, second = invoke("keygen").stdout, invoke("keygen").stdout
+    assert first != second
+    assert len(first.strip()) == 43
+    assert invoke("version").stdout == f"weavepy {__version__}\n"
+
+
+def test_the_unit_starts_the_same_router(run_dir: Path) -> None:
+    unit = invoke("systemd-unit").stdout
+    assert f"launch --foreground --state-dir {run_dir.parent}/state --run-dir {run_dir}\n" in unit
+    assert "Type=notify\n" in unit
+    assert "Restart=always\n" in unit
+    quoted = invoke("systemd-unit", "--state-dir", "/a b/100%").stdout
+    assert '--state-dir "/a b/100%%"' in quoted
+
+
+@pytest.mark.usefixtures("run_dir")
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["status"], 3), (["launch", "--help"], 0)])
+def test_nothing_slow_is_imported(arguments: list[str], code: int) -> None:
+    """The budget of 100 ms is kept by what isn't imported, which a busy machine can't blur."""
+    script = (
+        "import sys\nfrom weavepy.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as end: code = end.code\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.split("\n")[-2] == f"[] {code}"
+
+
+@pytest.mark.usefixtures("run_dir")
+def test_exit_codes_of_the_real_command() -> None:
+    def code(*arguments: str) -> int:
+        return subprocess.run(
+            [sys.executable, "-m", "weavepy.cli", *arguments], capture_output=True, check=False
+        ).returncode
+
+    assert (code("version"), code("status"), code("nonsense"), code("logs")) == (0, 3, 2, 1)
