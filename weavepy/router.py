@@ -228,6 +228,7 @@ class Router:
             self._tables_at,
             self._collect_at,
             self._dialler.next_timer(),
+            self._gossip.next_timer(),
         )
         times = [at for at in own if at is not None]
         for session in self._sessions.values():
@@ -482,7 +483,7 @@ class Router:
         if self._dial_now or (dial_at is not None and dial_at <= now):
             self._dial_now = False
             self._dial(now)
-        for neighbour, message in self._gossip.flush():
+        for neighbour, message in self._gossip.flush(now):
             self._send(self._neighbours[neighbour], message)
         effects, self._effects = self._effects, []
         return effects

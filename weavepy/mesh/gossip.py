@@ -1,10 +1,11 @@
 """Gossip: named channels over the mesh, each a value that every peer merges.
 
-Rules of this file. Everything queued while one event is handled is merged per neighbour and channel, and
-encoded once when `flush` is called at its end. What is relayed is what was new, so no news makes no traffic.
-A channel that we don't know is relayed unread. A payload that can't be handled raises, and costs the link
-that it came in by, nothing else. The thing people get wrong: routes must be fresh whenever a message is
-relayed, or a peer that joined a moment ago is passed over until the next periodic gossip.
+Rules of this file. Everything queued is merged per neighbour and channel until `flush` is called, at once
+after a calm or `SPACING_S` after the last time, and encoded only then: many hosts that join together would
+otherwise drown each other in news. What is relayed is what was new, so no news makes no traffic. A channel
+that we don't know is relayed unread. A payload that can't be handled raises, and costs the link that it came
+in by, nothing else. The thing people get wrong: routes must be fresh whenever a message is relayed, or a peer
+that joined a moment ago is passed over until the next periodic gossip.
 """
 
 import math
@@ -17,6 +18,8 @@ from weavepy.mesh.routes import Routes
 from weavepy.mesh.surrogate import Surrogates
 from weavepy.mesh.topology import NO_PEER
 from weavepy.wire.messages import Broadcast, Gossip, Message, Unicast
+
+SPACING_S = 0.05  # nobody needs news more often; each round sums up what came in since the last
 
 
 class News(Protocol):
@@ -69,6 +72,7 @@ class Gossiper:
         self._surrogates = Surrogates()
         self._neighbours: dict[PeerName, dict[str, _Queue]] = {}
         self._unicasts: list[tuple[PeerName, Unicast]] = []
+        self._flushed_at = -SPACING_S  # long ago
 
     def add_channel(self, channel: Channel) -> None:
         """Handles the channel from now on instead of relaying it unread."""
@@ -131,10 +135,22 @@ class Gossiper:
             if news is not None:
                 self._gossip_to(neighbour, channel.name, news)
 
-    def flush(self) -> Iterator[tuple[PeerName, Message]]:
-        """Yields and forgets everything queued, as messages to neighbours."""
+    def next_timer(self) -> float | None:
+        """Returns when `flush` has something to yield."""
+        if any(self._neighbours.values()):
+            return self._flushed_at + SPACING_S
+        return None
+
+    def flush(self, now: float) -> Iterator[tuple[PeerName, Message]]:
+        """Yields and forgets what is to be sent now, as messages to neighbours: unicasts at once, news when
+        due.
+        """
         unicasts, self._unicasts = self._unicasts, []
         yield from unicasts
+        due = self.next_timer()
+        if due is None or due > now:
+            return
+        self._flushed_at = now
         encoded: dict[News, list[bytes]] = {}  # the same news go to many neighbours
 
         def payloads(news: News) -> Iterable[bytes]:

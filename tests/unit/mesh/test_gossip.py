@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
+from itertools import count
 
 import pytest
 
 from weavepy import limits
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import PeerName
-from weavepy.mesh.gossip import Gossiper, choose_neighbours
+from weavepy.mesh.gossip import SPACING_S, Gossiper, choose_neighbours
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.surrogate import Surrogate, Surrogates, Unread
 from weavepy.mesh.topology import Topology
@@ -16,6 +17,7 @@ from weavepy.mesh.topology_channel import TopologyChannel
 from weavepy.wire.messages import Broadcast, Gossip, Unicast
 from weavepy.wire.topology import ConnectionSummary, PeerRecord, decode_topology_untrusted, encode_topology
 
+SECONDS = count(1000)  # each flush comes after a calm
 OWN, TWO, THREE, FOUR = (PeerName(n) for n in range(1, 5))
 
 
@@ -101,35 +103,50 @@ def gossiper(routes: Routes, *neighbours: PeerName) -> tuple[Gossiper, Sums]:
 def test_news_go_to_the_others_only_and_old_news_nowhere() -> None:
     g, _ = gossiper(star(TWO, THREE), TWO, THREE)
     g.handle_untrusted(TWO, Gossip("sums", TWO, b"ab"), 0.0)
-    assert list(g.flush()) == [(THREE, Gossip("sums", OWN, b"ab"))]
+    assert list(g.flush(next(SECONDS))) == [(THREE, Gossip("sums", OWN, b"ab"))]
     g.handle_untrusted(THREE, Gossip("sums", THREE, b"bc"), 0.0)
-    assert list(g.flush()) == [(TWO, Gossip("sums", OWN, b"c"))]
+    assert list(g.flush(next(SECONDS))) == [(TWO, Gossip("sums", OWN, b"c"))]
     g.handle_untrusted(TWO, Gossip("sums", TWO, b"abc"), 0.0)
-    assert list(g.flush()) == []
+    assert list(g.flush(next(SECONDS))) == []
 
 
 def test_what_is_queued_is_merged_and_encoded_once() -> None:
     g, channel = gossiper(star(TWO, THREE, FOUR), TWO, THREE, FOUR)
     for payload in (b"a", b"b", b"c"):
         g.handle_untrusted(TWO, Gossip("sums", TWO, payload), 0.0)
-    assert sorted(g.flush()) == [(n, Gossip("sums", OWN, b"abc")) for n in (THREE, FOUR)]
+    assert sorted(g.flush(next(SECONDS))) == [(n, Gossip("sums", OWN, b"abc")) for n in (THREE, FOUR)]
     assert channel.encoded == 1
+
+
+def test_news_wait_while_others_have_just_been_sent_but_unicasts_do_not() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"a"), 0.0)
+    assert g.next_timer() == 0.0
+    assert len(list(g.flush(7.0))) == 1
+    assert g.next_timer() is None
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"b"), 7.0)
+    g.unicast("sums", THREE, b"now")
+    assert list(g.flush(7.01)) == [(THREE, Unicast("sums", OWN, THREE, b"now"))]
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"c"), 7.02)
+    due = g.next_timer()
+    assert due == 7.0 + SPACING_S
+    assert list(g.flush(due)) == [(THREE, Gossip("sums", OWN, b"bc"))]
 
 
 def test_broadcast_keeps_its_source_and_follows_the_tree() -> None:
     g, _ = gossiper(star(TWO, THREE), TWO, THREE)
     g.handle_untrusted(TWO, Broadcast("sums", TWO, b"a"), 0.0)
     g.handle_untrusted(TWO, Broadcast("sums", TWO, b"b"), 0.0)
-    assert list(g.flush()) == [(THREE, Broadcast("sums", TWO, b"ab"))]
+    assert list(g.flush(next(SECONDS))) == [(THREE, Broadcast("sums", TWO, b"ab"))]
     g.broadcast("sums", SumNews(frozenset(b"x"), Sums()))
-    assert sorted(g.flush()) == [(n, Broadcast("sums", OWN, b"x")) for n in (TWO, THREE)]
+    assert sorted(g.flush(next(SECONDS))) == [(n, Broadcast("sums", OWN, b"x")) for n in (TWO, THREE)]
 
 
 def test_gossip_goes_before_broadcasts() -> None:
     g, _ = gossiper(star(TWO, THREE), TWO, THREE)
     g.handle_untrusted(TWO, Broadcast("sums", TWO, b"a"), 0.0)
     g.handle_untrusted(TWO, Gossip("sums", TWO, b"b"), 0.0)
-    assert [type(message) for _, message in g.flush()] == [Gossip, Broadcast]
+    assert [type(message) for _, message in g.flush(next(SECONDS))] == [Gossip, Broadcast]
 
 
 def test_unicast_is_delivered_relayed_unchanged_or_dropped() -> None:
@@ -138,13 +155,13 @@ def test_unicast_is_delivered_relayed_unchanged_or_dropped() -> None:
     assert channel.unicasts == [(TWO, b"for us")]
     passing = Unicast("sums", TWO, FOUR, b"for four")
     g.handle_untrusted(TWO, passing, 0.0)
-    assert list(g.flush()) == [(THREE, passing)]
+    assert list(g.flush(next(SECONDS))) == [(THREE, passing)]
     g.handle_untrusted(THREE, passing, 0.0)  # it came from where it would go
     g.handle_untrusted(TWO, Unicast("sums", TWO, PeerName(99), b""), 0.0)
-    assert list(g.flush()) == []
+    assert list(g.flush(next(SECONDS))) == []
     assert g.unicast("sums", FOUR, b"hello")
     assert not g.unicast("sums", PeerName(99), b"hello")
-    assert list(g.flush()) == [(THREE, Unicast("sums", OWN, FOUR, b"hello"))]
+    assert list(g.flush(next(SECONDS))) == [(THREE, Unicast("sums", OWN, FOUR, b"hello"))]
 
 
 def test_neighbour_that_left_gets_nothing() -> None:
@@ -152,20 +169,20 @@ def test_neighbour_that_left_gets_nothing() -> None:
     g.handle_untrusted(TWO, Gossip("sums", TWO, b"a"), 0.0)
     g.unicast("sums", THREE, b"hello")
     g.remove_neighbour(THREE)
-    assert list(g.flush()) == []
+    assert list(g.flush(next(SECONDS))) == []
     g.send_complete(THREE)
-    assert list(g.flush()) == []
+    assert list(g.flush(next(SECONDS))) == []
 
 
 def test_complete_state_goes_to_one_or_to_a_few() -> None:
     g, channel = gossiper(star(TWO, THREE), TWO, THREE)
     g.send_complete(TWO)
-    assert list(g.flush()) == []  # an empty channel has nothing to say
+    assert list(g.flush(next(SECONDS))) == []  # an empty channel has nothing to say
     channel.state = set(b"ab")
     g.send_complete(TWO)
-    assert list(g.flush()) == [(TWO, Gossip("sums", OWN, b"ab"))]
+    assert list(g.flush(next(SECONDS))) == [(TWO, Gossip("sums", OWN, b"ab"))]
     g.publish_complete()
-    assert sorted(g.flush()) == [(n, Gossip("sums", OWN, b"ab")) for n in (TWO, THREE)]
+    assert sorted(g.flush(next(SECONDS))) == [(n, Gossip("sums", OWN, b"ab")) for n in (TWO, THREE)]
 
 
 def test_handler_error_reaches_the_caller() -> None:
@@ -179,13 +196,13 @@ def test_unknown_channel_is_relayed_once_per_interval() -> None:
     hello = Gossip("other", TWO, b"hello")
     for at, relayed in ((0.0, 1), (1.0, 0), (limits.GOSSIP_INTERVAL_S + 0.1, 1)):
         g.handle_untrusted(TWO, hello, at)
-        assert list(g.flush()) == [(THREE, Gossip("other", OWN, b"hello"))] * relayed
+        assert list(g.flush(next(SECONDS))) == [(THREE, Gossip("other", OWN, b"hello"))] * relayed
     g.handle_untrusted(TWO, Unicast("other", TWO, OWN, b"for us"), 0.0)
     g.handle_untrusted(TWO, Broadcast("other", TWO, b"x"), 0.0)
     g.handle_untrusted(TWO, Broadcast("other", TWO, b"x"), 0.0)
-    assert list(g.flush()) == [(THREE, Broadcast("other", TWO, b"x"))] * 2
+    assert list(g.flush(next(SECONDS))) == [(THREE, Broadcast("other", TWO, b"x"))] * 2
     g.publish_complete()
-    assert list(g.flush()) == []
+    assert list(g.flush(next(SECONDS))) == []
 
 
 def test_surrogates_are_bounded() -> None:
