@@ -45,7 +45,7 @@ from weavepy.mesh.connection import Connection
 from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
 from weavepy.mesh.gossip import Gossiper
 from weavepy.mesh.neighbours import Neighbour, Verdict, judge
-from weavepy.mesh.report import nickname_of, report_broadcast, report_peers, report_unicast
+from weavepy.mesh.report import nickname_of, report_broadcast, report_peers, report_target, report_unicast
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.topology import SHORT_IDS, Topology
 from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
@@ -564,7 +564,7 @@ class Router:
         records, routes = self._topology.records, self._fresh_routes()
         connections = [self._report_session(session, now) for session in self._sessions.values()]
         connections += [
-            self._report_target(target, now)
+            report_target(target, now)
             for target in self._dialler.status()
             if target.state in ("retrying", "failed") or target.address in self._dialling.values()
         ]
@@ -610,25 +610,12 @@ class Router:
 
     def _report_session(self, session: _Session, now: float) -> dict[str, object]:
         connection, link = session.connection, session.link
-        attributes: dict[str, object] = {}
-        info = "handshake"
+        info, attributes = "handshake", {}
         if link is not None and session.peer is not None:
-            encrypted = connection.session_key is not None
+            sealed = "unencrypted" if connection.session_key is None else "encrypted"
             nickname = nickname_of(session.peer, self._topology.records)
-            sealed = "encrypted" if encrypted else "unencrypted"
             info = f"{sealed:<11} {OVERLAY} {format_peer_name(session.peer)}({nickname})"
-            since = connection.opened_at if link.established_at is None else link.established_at
-            attributes = {
-                "name": OVERLAY,
-                "encrypted": encrypted,
-                "cipher": link.cipher,
-                "mtu": self._config.overlay_mtu,
-                "rtt_ms": round(link.rtt_ms, 3),
-                "epoch": link.epoch,
-                "since_s": round(now - since, 3),
-                "index": link.index,
-                "remote": str(link.remote or ""),
-            }
+            attributes = link.attributes(now)
         return {
             "Address": str(connection.remote),
             "Outbound": connection.outbound,
@@ -636,14 +623,6 @@ class Router:
             "Info": info,
             "Attrs": attributes,
         }
-
-    def _report_target(self, target: TargetStatus, now: float) -> dict[str, object]:
-        state = "connecting" if target.state == "attempting" else target.state
-        info = target.error or ""
-        if target.retry_at is not None:
-            wait = f"retry in {max(0.0, target.retry_at - now):.0f}s"
-            info = f"{info}, {wait}" if info else wait
-        return {"Address": str(target.address), "Outbound": True, "State": state, "Info": info, "Attrs": {}}
 
 
 def earlier(timer: float | None, at: float) -> float:

@@ -7,6 +7,7 @@ Rules of this file. Plain JSON values, read-only, everything in a fixed order. T
 from collections.abc import Mapping
 
 from weavepy.events import PeerName
+from weavepy.mesh.dialler import TargetStatus
 from weavepy.mesh.routes import Routes
 from weavepy.wire.peername import format_peer_name
 from weavepy.wire.topology import PeerRecord
@@ -55,6 +56,16 @@ def report_broadcast(routes: Routes) -> list[dict[str, object]]:
         }
         for source in sorted(routes.unicast)
     ]
+
+
+def report_target(target: TargetStatus, now: float) -> dict[str, object]:
+    """Returns an address that is being dialled or will be, as a connection that isn't there."""
+    info = target.error or ""
+    if target.retry_at is not None:
+        wait = f"retry in {max(0.0, target.retry_at - now):.0f}s"
+        info = f"{info}, {wait}" if info else wait
+    state = "connecting" if target.state == "attempting" else target.state
+    return {"Address": str(target.address), "Outbound": True, "State": state, "Info": info, "Attrs": {}}
 
 
 def nickname_of(name: PeerName, records: Records) -> str:

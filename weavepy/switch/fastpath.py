@@ -30,7 +30,7 @@ from weavepy.events import (
     PeerName,
     SendHeartbeat,
 )
-from weavepy.switch.negotiate import CLEAR, Agreement
+from weavepy.switch.negotiate import CLEAR, OVERLAY, Agreement
 from weavepy.wire.fastpath import Epoch, EpochAck, Start
 from weavepy.wire.peername import format_peer_name
 
@@ -70,7 +70,7 @@ class Link:
         self._receiving: ReceivingKeys | None = None
         self._heard = False  # we have received one of the peer's heartbeats
         self._last_heard_at = 0.0
-        self._establish_deadline = 0.0
+        self._started_at = 0.0
         self._heartbeat_at: float | None = None
         self._rtt_us = 0.0
         self.established_at: float | None = None
@@ -85,27 +85,27 @@ class Link:
         """The cipher of both directions, or "clear"."""
         return self._config.agreement.cipher
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of our sending keys."""
-        return self._sending.epoch if self._sending is not None else 0
-
-    @property
-    def rtt_ms(self) -> float:
-        """The smoothed round-trip time, 0 before the first sample."""
-        return self._rtt_us / 1000
-
-    @property
-    def remote(self) -> Address | None:
-        """Where datagrams go, None before the peer's START."""
-        return None if self._remote is None else self._remote.remote
+    def attributes(self, now: float) -> dict[str, object]:
+        """Returns what the operator may want to know: cipher, overlay MTU in bytes, times, addresses."""
+        since = self._started_at if self.established_at is None else self.established_at
+        return {
+            "name": OVERLAY,
+            "encrypted": self.cipher != CLEAR,
+            "cipher": self.cipher,
+            "mtu": self._config.overlay_mtu,
+            "rtt_ms": round(self._rtt_us / 1000, 3),
+            "epoch": 0 if self._sending is None else self._sending.epoch,
+            "since_s": round(now - since, 3),
+            "index": self.index,
+            "remote": "" if self._remote is None else str(self._remote.remote),
+        }
 
     def start(self, now: float) -> list[LinkAction]:
         """Takes a slot in the engine and tells the peer; nothing is sent in datagrams before the peer's
         START.
         """
         config = self._config
-        self._establish_deadline = now + limits.ESTABLISH_TIMEOUT_S
+        self._started_at = now
         actions: list[LinkAction] = [LinkAdd(config.index, config.peer, self.cipher == CLEAR)]
         if config.agreement.peer_mtu != config.overlay_mtu:
             text = (
@@ -164,7 +164,7 @@ class Link:
         more.
         """
         if self.established_at is None:
-            if now >= self._establish_deadline:
+            if now >= self._started_at + limits.ESTABLISH_TIMEOUT_S:
                 raise RemoteProtocolError("no heartbeat came through: is UDP to the router's port blocked?")
         elif now >= self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S:
             raise RemoteProtocolError(f"no heartbeat for {limits.HEARTBEAT_TIMEOUT_S:g} s")
@@ -180,7 +180,7 @@ class Link:
     def next_timer(self) -> float:
         """Returns when `handle_timer` is due."""
         if self.established_at is None:
-            due = self._establish_deadline
+            due = self._started_at + limits.ESTABLISH_TIMEOUT_S
         else:
             due = self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S
         if self._heartbeat_at is not None:

@@ -49,7 +49,7 @@ def test_start_takes_a_slot_and_says_so() -> None:
     link = Link(CONFIG)
     assert link.start(0.0) == [ev.LinkAdd(INDEX, PeerName(2), False), Start(1, "aes-256-gcm", 2, 6783, INDEX)]
     assert link.next_timer() == limits.ESTABLISH_TIMEOUT_S
-    assert link.remote is None
+    assert link.attributes(0.0)["remote"] == ""
     assert link.stop() == [ev.LinkRemove(INDEX)]
 
 
@@ -165,11 +165,11 @@ def test_rekeying_our_direction_waits_for_the_answer() -> None:
     link = started()
     heartbeat(link, 119.0)
     assert Epoch(1) in link.handle_timer(120.0)
-    assert link.epoch == 0
+    assert link.attributes(0.0)["epoch"] == 0
     (install,) = link.handle_control(EpochAck(1), 121.0)
     assert isinstance(install, ev.KeyInstall)
     assert (install.sending, install.epoch, len(install.keys)) == (True, 1, 2)
-    assert link.epoch == 1
+    assert link.attributes(0.0)["epoch"] == 1
 
 
 def test_rekeying_the_peers_direction_installs_before_it_answers() -> None:
@@ -203,7 +203,7 @@ def test_moved_peer_is_followed_except_in_clear_mode() -> None:
     link = started()
     (moved,) = link.handle_moved(elsewhere)
     assert moved == ev.LinkRemote(INDEX, THEIR_INDEX, elsewhere, NEAR, 1500)
-    assert link.remote == elsewhere
+    assert link.attributes(0.0)["remote"] == str(elsewhere)
     assert link.handle_moved(elsewhere) == []
     assert started(CLEAR).handle_moved(elsewhere) == []
     assert Link(CONFIG).handle_moved(elsewhere) == []
@@ -218,13 +218,13 @@ def test_clear_mode_installs_no_keys() -> None:
 
 def test_round_trip_time_is_smoothed() -> None:
     link = started()
-    assert link.rtt_ms == 0
+    assert link.attributes(0.0)["rtt_ms"] == 0
     heartbeat(link, 1.0, rtt_us=8000)
-    assert link.rtt_ms == 8
+    assert link.attributes(0.0)["rtt_ms"] == 8
     heartbeat(link, 2.0, rtt_us=16000)
-    assert link.rtt_ms == 9
+    assert link.attributes(0.0)["rtt_ms"] == 9
     heartbeat(link, 3.0, rtt_us=0)
-    assert link.rtt_ms == 9
+    assert link.attributes(0.0)["rtt_ms"] == 9
 
 
 def test_another_overlay_mtu_is_warned_about() -> None:
@@ -233,3 +233,21 @@ def test_another_overlay_mtu_is_warned_about() -> None:
     assert log.level == "warning"
     assert "1400" in log.text
     assert "1376" in log.text
+
+
+def test_attributes_for_the_operator() -> None:
+    link = started(now=10.0)
+    assert link.attributes(15.0) == {
+        "name": "fastpath",
+        "encrypted": True,
+        "cipher": "aes-256-gcm",
+        "mtu": 1376,
+        "rtt_ms": 0,
+        "epoch": 0,
+        "since_s": 5.0,
+        "index": INDEX,
+        "remote": "10.0.0.2:7000",
+    }
+    heartbeat(link, 16.0)
+    assert link.attributes(18.5)["since_s"] == 2.5
+    assert started(CLEAR).attributes(0.0)["encrypted"] is False
