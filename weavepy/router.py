@@ -511,7 +511,7 @@ class Router:
         links = {
             peer: session.link.index
             for peer, session in self._neighbours.items()
-            if session.link is not None and session.link.established_at is not None
+            if session.link is not None  # routes lead over established ones only
         }
         tables = build_tables(
             self._topology.records.keys(), routes.unicast, routes.broadcast, routes.components(), links

@@ -181,6 +181,14 @@ def test_nothing_that_a_member_says_escapes() -> None:
     assert len(r._sessions) == len(r._links) == 1
 
 
+def test_peer_that_is_gone_is_forgotten_in_the_same_batch() -> None:
+    r = router()
+    Peer(r)
+    effects = r.handle(ev.Closed(ConnId(1), "reset"), 3.0)
+    assert ev.ForgetMacs(PEER) in effects
+    assert isinstance(effects[0], ev.LinkRemove)
+
+
 def test_strangers_cost_few_log_lines() -> None:
     r, lines = router(), []
     for n in range(100):
