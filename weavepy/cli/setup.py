@@ -15,9 +15,10 @@ import click
 from weavepy import __version__
 from weavepy.cli.config import RUN_DIR, STATE_DIR, run_dir_option, state_dir_option
 
-# NET_ADMIN: bridge, TAP, veth. SYS_ADMIN and SYS_PTRACE: entering a container's network namespace by its pid.
-# CHOWN: giving the API's socket to the group weavepy. DAC_READ_SEARCH: reading the operator's password file.
-_CAPABILITIES = "CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_READ_SEARCH"
+# NET_ADMIN: bridge, TAP, veth. NET_RAW: announcing a container's address. SYS_ADMIN and SYS_PTRACE: entering
+# a container's network namespace by its pid. CHOWN: giving the API's socket to the group weavepy.
+# DAC_READ_SEARCH: reading the operator's password file.
+_CAPABILITIES = "CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_READ_SEARCH"
 
 _UNIT = """\
 [Unit]
