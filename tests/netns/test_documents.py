@@ -1,0 +1,91 @@
+"""Every command in the README and in docs/operating.md is run, in order, on hosts of a lab."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from weavepy.lab.hosts import Host, Lab
+from weavepy.lab.traffic import ping
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def commands(document: str) -> list[str]:
+    """The lines of the indented code blocks, without comments."""
+    lines = (ROOT / document).read_text().splitlines()
+    return [line[4:] for line in lines if line.startswith("    ") and line.strip()]
+
+
+def run(host: Host, line: str, names: dict[str, str], directory: Path) -> subprocess.CompletedProcess[str]:
+    for name, meant in names.items():
+        line = re.sub(rf"\b{name}\b(?!\.)", meant, line)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("WEAVE_", "WEAVEPY_"))} | {
+        "PATH": f"{directory}/bin:{os.environ['PATH']}",
+        "WEAVEPY_RUN_DIR": str(host.run_dir),
+        "WEAVEPY_STATE_DIR": str(host.state_dir),
+        "WEAVEPY_CONFIG": os.devnull,
+    }
+    shell = ["sh", "-ec", f"cd {directory}; {line}"]
+    return host.run(shell, check=False, env=env)
+
+
+@pytest.fixture
+def place(lab: Lab, tmp_path: Path) -> Path:
+    """A directory with a `weavepy` on its path."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "weavepy"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m weavepy.cli "$@"\n')
+    script.chmod(0o755)
+    for _ in range(2):
+        lab.add_host()
+    return tmp_path
+
+
+def test_readme(lab: Lab, place: Path) -> None:
+    web, db = lab.add_container("web"), lab.add_container("db")
+    names = {"host1": lab.hosts[0].address, "web": web.name, "db": db.name}
+    lines = [line for line in commands("README.md") if line.startswith("weavepy ")]
+    assert len(lines) == 5
+    for line in lines:
+        command, _, comment = line.partition("#")
+        host = lab.hosts[1] if comment.strip().startswith("host2") else lab.hosts[0]
+        done = run(host, command, names, place)
+        assert done.returncode == 0, (line, done.stderr)
+    assert ping(web, "10.32.1.2").complete
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for line in commands(document):
+            if line.startswith("make "):
+                assert re.search(rf"^(\.PHONY:.* )?{line.split()[1]}\b.*:", makefile, re.MULTILINE), line
+
+
+def test_operating(lab: Lab, place: Path) -> None:
+    web = lab.add_container("web")
+    names = {"host2": lab.hosts[1].address, "web": web.name}
+    first, second = lab.hosts
+    lines = commands("docs/operating.md")
+    assert sum(line.startswith("weavepy ") for line in lines) >= 15
+    for line in lines:
+        done = run(first, line, names, place)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        if line.startswith("weavepy launch --password-file"):
+            assert run(second, line, names, place).returncode == 0
+    assert not first.state_dir.exists() or not any(first.state_dir.iterdir())
+    run(second, "weavepy reset", names, place)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+)
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
