@@ -6,7 +6,7 @@ later effect of the same batch is performed.
 """
 
 from dataclasses import dataclass, field
-from typing import NewType, TypeAlias
+from typing import NewType, Protocol, TypeAlias
 
 PeerName = NewType("PeerName", int)  # 48 bits; 0 is "no peer"
 ConnId = NewType("ConnId", int)  # one TCP connection, numbered by the shell or the router, never reused
@@ -247,3 +247,11 @@ Effect: TypeAlias = (
     | Persist
     | Log
 )
+
+
+class Entropy(Protocol):
+    """Where randomness comes from: `random.SystemRandom` in a host, a seeded `random.Random` in a simulation."""
+
+    def random(self) -> float: ...
+    def getrandbits(self, k: int, /) -> int: ...
+    def randbytes(self, n: int) -> bytes: ...
