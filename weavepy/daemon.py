@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import faulthandler
 import fcntl
+import ipaddress
 import json
 import logging
 import os
@@ -219,6 +220,8 @@ def _open_api_sockets(
         else:
             opened.callback(sock.close)
             sockets.append((sock, full))
+            if full and not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
+                warnings += (f"{flag} {text}: whoever can reach that address controls this router",)
     return tuple(sockets), warnings
 
 
@@ -277,7 +280,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             )
             if not launch.foreground:
                 _let_go_of_terminal()
-            ready.done(warnings)
+            ready.done(settings.notes + warnings)
             await stop.wait()
             log.info("stopping; containers keep their interfaces")
             notify_systemd("STOPPING=1")

@@ -45,7 +45,8 @@ class Settings:
     password: Password | None
     ciphers: tuple[str, ...]
     peers: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # hold as long as this router runs
+    notes: tuple[str, ...]  # for whoever launches it
     kept: dict[str, object]
 
     def keep(self, store: Store) -> None:
@@ -74,9 +75,10 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         kept.pop("no_encryption", None)
     options = options_from_json(used)
     warnings: list[str] = []
+    notes: tuple[str, ...] = ()
     if launch.flags and (dropped := sorted(stored.keys() - used.keys())):
         names = ", ".join("--" + name.replace("_", "-") for name in dropped)
-        warnings.append(f"the last launch also had {names}; this one doesn't")
+        notes = (f"the last launch also had {names}; this one doesn't",)
     password = None
     if options.no_encryption:
         if secret_given:
@@ -101,6 +103,7 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         ciphers=_ciphers(options, usable),
         peers=launch.peers or remembered,
         warnings=tuple(warnings),
+        notes=notes,
         kept=kept,
     )
 

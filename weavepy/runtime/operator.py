@@ -58,7 +58,7 @@ class Operator:
         router: dict[str, Any] = dict(self._router.report(self._shell.clock()))
         router["Targets"] = sorted({*router["Targets"], *self._targets.unresolved})
         router["Interface"] = self._interface
-        router["MACs"] = self._macs(router["Peers"])
+        router["MACs"] = self._macs(router)
         router["OverlayDiagnostics"] = {"fastpath": self._fastpath(router["Connections"])}
         return {
             "Ready": True,
@@ -74,12 +74,12 @@ class Operator:
             ],
         }
 
-    def _macs(self, peers: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        nicknames = {peer["Name"]: peer["NickName"] for peer in peers or ()}
+    def _macs(self, router: Mapping[str, Any]) -> list[dict[str, str]]:
+        nicknames = {peer["Name"]: peer["NickName"] for peer in router["Peers"] or ()}
         now = time.time()
         entries = []
         for mac, peer, age_ms, _pinned in self._data_plane.engine.mac_entries():
-            name = peer.to_bytes(6, "big").hex(":")
+            name = peer.to_bytes(6, "big").hex(":") if peer else router["Name"]
             seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - age_ms / 1000))
             entries.append(
                 {"Mac": mac.hex(":"), "Name": name, "NickName": nicknames.get(name, ""), "LastSeen": seen}

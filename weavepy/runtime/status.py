@@ -92,7 +92,8 @@ def render_targets(report: Report) -> str:
 
 def verdict(report: Report) -> tuple[bool, str]:
     """Returns (nothing needs attention, one sentence for a person)."""
-    # Who only knocks at our door is no concern of the operator, nor is this host in a list that all hosts share.
+    # Who only knocks at our door is no concern of the operator, nor is this host in a list that all hosts
+    # share.
     connections: Sequence[Report] = [
         c
         for c in report["Router"]["Connections"] or []

@@ -49,7 +49,8 @@ def test_the_last_password_goes_on_when_only_flags_change(tmp_path: Path, store:
     changed = launched(tmp_path, store, flags={"mtu": 1300})
     assert changed.password is not None
     assert (changed.password.text, changed.options.port, changed.peers) == (SECRET, 6783, ("a",))
-    assert changed.warnings == ("the last launch also had --port; this one doesn't",)
+    assert changed.warnings == ()
+    assert changed.notes == ("the last launch also had --port; this one doesn't",)
 
 
 def test_a_password_ends_no_encryption(tmp_path: Path, store: Store) -> None:

@@ -1,0 +1,154 @@
+"""What the operator is told: the report put together, and each peer's fate after `connect`."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from weavepy.errors import LocalError
+from weavepy.linux.attach import Attachment
+from weavepy.runtime.operator import Operator
+
+LOCAL, REMOTE = bytes([2, 0, 0, 0, 1, 1]), bytes([2, 0, 0, 0, 1, 2])
+
+
+class Router:
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def targets(self) -> dict[str, str]:
+        return self.states
+
+    def report(self, now: float) -> dict[str, object]:
+        assert now == 7.0
+        up = {"Address": "10.0.0.2:6783", "State": "established", "Attrs": {"index": 5}}
+        return {
+            "Name": "02:00:00:00:00:01",
+            "Peers": [
+                {"Name": "02:00:00:00:00:01", "NickName": "one"},
+                {"Name": "02:00:00:00:00:02", "NickName": "two"},
+            ],
+            "Connections": [up, {"Address": "x", "State": "retrying", "Attrs": {}}],
+            "Targets": ["b"],
+        }
+
+
+class Shell:
+    """Waiting lets the scripted states become the router's."""
+
+    connections = 2
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.later: dict[str, str] = {}
+        self.waits: list[float] = []
+        self.counters = Counter(slow_peers=1)
+
+    def clock(self) -> float:
+        return 7.0
+
+    async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        self.waits.append(timeout_s)
+        assert not condition()
+        self.router.states = self.later
+        return condition()
+
+
+class Targets:
+    def __init__(self) -> None:
+        self.unresolved = {"a": "no such name"}
+        self.forgotten: list[str] = []
+
+    async def connect(self, names: list[str], *, replace: bool, keep_unresolved: bool) -> dict[str, str]:
+        assert (replace, keep_unresolved) == (False, False)
+        return {name: f"cannot resolve {name}" for name in names if name == "oen"}
+
+    def forget(self, names: list[str]) -> None:
+        self.forgotten += names
+
+
+ENGINE = SimpleNamespace(
+    mac_entries=lambda: [(LOCAL, 0, 1000, True), (REMOTE, 0x020000000002, 0, False)],
+    counters=lambda: {"drop_tag": 3},
+    offloads=lambda: {"gso": True},
+    link_counters=lambda index: {"index": index},
+)
+
+
+def operator() -> tuple[Operator, Shell, Targets]:
+    router = Router()
+    shell, targets = Shell(router), Targets()
+    attached = Attachment("pid:7", ("10.0.0.1/24",), LOCAL, "ethwe", 70)
+    value = Operator(
+        router,  # type: ignore[arg-type]
+        cast(Any, shell),
+        cast(Any, SimpleNamespace(engine=ENGINE)),
+        cast(Any, targets),
+        cast(Any, SimpleNamespace(present={70: attached})),
+        warnings=("look out",),
+        interface="vethwe-tap (via TAP)",
+        request_stop=lambda: None,
+    )
+    return value, shell, targets
+
+
+def test_the_report_is_one_picture() -> None:
+    report = operator()[0].report()
+    router = report["Router"]
+    assert (report["Ready"], report["Warnings"], report["Unresolved"]) == (
+        True,
+        ["look out"],
+        ["a (no such name)"],
+    )
+    assert router["Targets"] == ["a", "b"]
+    assert [(mac["Mac"], mac["Name"], mac["NickName"]) for mac in router["MACs"]] == [
+        ("02:00:00:00:01:01", "02:00:00:00:00:01", "one"),
+        ("02:00:00:00:01:02", "02:00:00:00:00:02", "two"),
+    ]
+    assert router["OverlayDiagnostics"]["fastpath"] == {
+        "Counters": {"drop_tag": 3},
+        "Offloads": {"gso": True},
+        "Links": {"10.0.0.2:6783": {"index": 5}},
+    }
+    assert report["Attachments"][0]["Cidrs"] == ["10.0.0.1/24"]
+    assert report["Shell"] == {"Sockets": 2, "Counters": {"slow_peers": 1}}
+
+
+def test_each_peers_fate_in_the_order_asked() -> None:
+    value, shell, _ = operator()
+    shell.later = {
+        "up": "established",
+        "down": "failed: connection refused",
+        "self": "failed: the address is this router's own",
+    }
+    peers = ["down", "oen", "up", "self", "slow"]
+    results = asyncio.run(value.connect(peers, replace=False, wait_s=10.0))
+    assert [(r["peer"], r["state"]) for r in results] == [
+        ("down", "failed"),
+        ("oen", "failed"),
+        ("up", "established"),
+        ("self", "self"),
+        ("slow", "connecting"),
+    ]
+    assert results[0]["text"] == "connection refused (is the router running there, and is the port right?)"
+    assert results[1]["text"] == "cannot resolve oen"
+    assert shell.waits == [10.0]
+
+
+def test_not_waiting_does_not_wait() -> None:
+    value, shell, _ = operator()
+    (result,) = asyncio.run(value.connect(["up"], replace=False, wait_s=0.0))
+    assert (result["state"], shell.waits) == ("connecting", [])
+
+
+def test_forgetting_what_is_no_target_names_the_targets() -> None:
+    value, shell, targets = operator()
+    shell.router.states = {"b": "established"}
+    with pytest.raises(LocalError, match="c is not a target; the targets are: a, b"):
+        asyncio.run(value.forget(["a", "c"]))
+    assert targets.forgotten == []
+    asyncio.run(value.forget(["a", "b"]))
+    assert targets.forgotten == ["a", "b"]
