@@ -41,7 +41,13 @@ class MacTable:
     def entries(self) -> list[tuple[bytes, int, int, bool]]: ...
 
 def pack(
-    vnet: bytes, frame: bytes, room: int, superframe: int, source: int = 0, destination: int = 0, hops: int = 8
+    vnet: bytes,
+    frame: bytes,
+    room: int,
+    superframe: int,
+    source: int = 0,
+    destination: int = 0,
+    hops: int = 8,
 ) -> list[bytes]:
     """Cuts one captured frame (10-byte virtio_net_hdr, frame) into records of at most `room` bytes each."""
 

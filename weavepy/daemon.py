@@ -306,6 +306,7 @@ def _router_config(settings: Settings) -> RouterConfig:
         conn_limit=options.max_connections(),
         discovery=not options.no_discovery,
         rekey_interval_s=options.rekey_interval,
+        remembered=settings.remembered,
     )
 
 

@@ -21,5 +21,5 @@ class LocalError(WeavepyError):
     """The caller or the operator asked for something impossible; the text says what to do instead."""
 
 
-class Unavailable(WeavepyError):
+class Unavailable(WeavepyError):  # noqa: N818
     """What was asked for is not there yet; asking again later may succeed."""

@@ -3,7 +3,9 @@
 from typing import Final
 
 # Control connections, before the peer is authenticated.
-PREAUTH_BYTES_MAX: Final = 4096  # header, key and features of a real peer are under 400; a stranger gets no more
+PREAUTH_BYTES_MAX: Final = (
+    4096  # header, key and features of a real peer are under 400; a stranger gets no more
+)
 PREAUTH_TIMEOUT_S: Final = 3.0  # a real handshake is three round trips
 HALF_OPEN_MAX: Final = 64  # handshakes under way at once, all sources
 HALF_OPEN_PER_SOURCE_MAX: Final = 8  # and from one /32 or /64
@@ -20,6 +22,7 @@ SEND_BACKLOG_BYTES_MAX: Final = 32 * 1024 * 1024  # a neighbour this far behind 
 # Gossip and topology.
 GOSSIP_INTERVAL_S: Final = 30.0
 TOPOLOGY_DEFER_S: Final = 1.0  # own changes are gathered this long before they are published
+ESTABLISHED_DEFER_S: Final = 0.05  # a link that came up is published sooner: frames wait for it
 ROUTES_DEFER_S: Final = 0.1  # recalculation of routes is gathered this long
 GC_DEFER_S: Final = 1.0
 PEERS_MAX: Final = 8192  # peers a member can make us remember
@@ -43,6 +46,7 @@ DIAL_INTERVAL_FIRST_S: Final = 2.0
 DIAL_INTERVAL_MAX_S: Final = 360.0
 DIAL_STABLE_S: Final = 60.0  # a connection that lived this long is redialled at once
 TARGETS_MAX: Final = 4096
+REMEMBERED_MAX: Final = 64  # addresses of peers that a host which lost them all, or restarts, looks for
 
 # The fastpath overlay.
 FASTPATH_VERSION: Final = 1

@@ -68,6 +68,7 @@ from weavepy.wire.topology import ConnectionSummary, PeerRecord
 
 PROTOCOL_VERSION = 2
 TARGETS_KEY = "targets"
+NEIGHBOURS_KEY = "neighbours"
 _OVERLAY_INDEX = 0  # of fastpath in the list of overlays that both ends have, which it is alone in
 _SLOT_BITS = 12
 _STRANGER_LOGS = 10  # lines about connections that never authenticated: so many at once,
@@ -77,7 +78,7 @@ _STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
     """What a router is started with. `targets` are peers as typed, with what they resolved to (port 0:
-    default).
+    default); `remembered` where the last run's neighbours were.
     """
 
     name: PeerName
@@ -91,6 +92,7 @@ class RouterConfig:
     discovery: bool
     rekey_interval_s: float = limits.REKEY_INTERVAL_S
     targets: tuple[tuple[str, Address], ...] = ()
+    remembered: tuple[Address, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -158,6 +160,7 @@ class Router:
         self._gossip_at = now + limits.GOSSIP_INTERVAL_S
         self._tables_at = now
         self._dialler.add(self._config.targets, replace=False, now=now)
+        self._dialler.remember(self._config.remembered)
         self._dial_now = True
         return self.handle_timer(now)
 
@@ -298,7 +301,7 @@ class Router:
 
     def _authenticated(self, session: _Session, features: Features, now: float) -> None:
         known = self._topology.records.get(features.name)
-        if known is None and session.dialled is not None and not self._dialler.is_direct(session.dialled):
+        if known is None and session.dialled is not None and not self._dialler.may_introduce(session.dialled):
             raise RemoteProtocolError("found a peer there that nobody has told us of")
         existing = {
             peer: Neighbour(other.connection.uid, other.connection.features.uid)
@@ -417,6 +420,7 @@ class Router:
             self._topology.disconnect(session.peer)
             self._topology.release(session.peer)
             self._collect_garbage()
+            self._remember_neighbours()
             self._terminations += 1
             self._log("info", f"connection to {self._describe(session)} ended: {reason}")
         authenticated = connection.features
@@ -448,6 +452,8 @@ class Router:
         self._perform(session, link.handle_heartbeat(event, now))
         if pending and link.established_at is not None and session.peer is not None:
             self._topology.establish(session.peer)
+            self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)
+            self._remember_neighbours()
             self._log("info", f"link to {self._describe(session)} is up, {link.cipher}")
 
     def _linked(self, index: int) -> tuple[_Session, Link]:
@@ -528,6 +534,17 @@ class Router:
     def _persist_targets(self) -> None:
         self._effects.append(Persist(TARGETS_KEY, json.dumps(list(self._dialler.direct))))
         self._dial_now = True
+
+    def _remember_neighbours(self) -> None:
+        addresses = (
+            session.dialled or Address(session.connection.remote.host, self._config.port)
+            for session in self._neighbours.values()
+            if session.link is not None and session.link.established_at is not None
+        )
+        changed = self._dialler.remember(addresses)
+        if changed is not None:
+            text = json.dumps([[address.host, address.port] for address in changed])
+            self._effects.append(Persist(NEIGHBOURS_KEY, text))
 
     def _send(self, session: _Session, message: Message) -> None:
         try:

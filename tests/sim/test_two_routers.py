@@ -37,6 +37,31 @@ def test_join_establishes_and_forwards_within_two_seconds() -> None:
     assert one.tables.trees == ((one.name, (next(iter(one.links)),)),)
 
 
+def test_a_link_carries_frames_at_once() -> None:
+    """Frames wait for the other side's topology update, which a new link sends without its usual delay."""
+    world, one, two = pair()
+    world.run_until(lambda: meshed(one, two), 1.0)
+    assert world.run_until(lambda: forwards(one, two) and forwards(two, one), 2.0) < 0.3
+
+
+@pytest.mark.parametrize("gap_s", [0.5, 20.0, 1000.0])
+def test_a_restarted_host_finds_back_by_itself_even_if_it_was_only_ever_dialled(gap_s: float) -> None:
+    world, one, two = pair()
+    world.run(10)
+    one.kill()
+    world.run(gap_s)
+    one.start(resume=True)
+    assert world.run_until(lambda: forwards(one, two) and forwards(two, one), 2.0) < 0.5
+    world.run(30)
+    assert len(one.links) == len(two.links) == 1
+
+
+def test_a_host_without_discovery_remembers_nobody() -> None:
+    world, one, _ = pair(discovery=False)
+    world.run(10)
+    assert "neighbours" not in one.persisted
+
+
 def test_equal_seeds_give_equal_runs() -> None:
     traces = []
     for seed in (5, 5, 6):

@@ -8,13 +8,14 @@ open until they find out by themselves.
 
 import hashlib
 import heapq
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, Event, PeerName
-from weavepy.router import Router, RouterConfig
+from weavepy.router import NEIGHBOURS_KEY, Router, RouterConfig
 
 PORT = 6783
 DIAL_TIMEOUT_S = 5.0
@@ -149,8 +150,8 @@ class Host:
 
     # ---- life
 
-    def start(self, *targets: "Host | Address") -> "Host":
-        """Starts a new router, with a new UID, that dials `targets`."""
+    def start(self, *targets: "Host | Address", resume: bool = False) -> "Host":
+        """Starts a new router, with a new UID, that dials `targets`; `resume`: with what the last one persisted."""
         addresses = tuple(
             (f"10.0.0.{t.number}", Address(t.address.host, 0)) if isinstance(t, Host) else (str(t), t)
             for t in targets
@@ -165,6 +166,9 @@ class Host:
             "conn_limit": 200,
             "discovery": True,
         } | self._config
+        if resume:
+            rows = json.loads(self.persisted.get(NEIGHBOURS_KEY, "[]"))
+            settings["remembered"] = tuple(Address(host, port) for host, port in rows)
         config = RouterConfig(name=self.name, nickname=f"host{self.number}", targets=addresses, **settings)  # type: ignore[arg-type]
         entropy = random.Random(f"{self.world.seed}/{self.number}/{self.incarnation}")
         self.router = Router(config, uid=entropy.getrandbits(64) | 1, entropy=entropy)

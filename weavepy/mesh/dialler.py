@@ -1,11 +1,12 @@
 """Decides which addresses are dialled, and when (Weave Net 2.8.1's ConnectionMaker).
 
 Rules of this file. Targets come from the operator ("direct") and, with discovery, from the connections that
-peers publish. A target that fails is tried again after a random part of an interval that grows by half each
-time, for ever; except one that turned out to be ourselves or our namesake. Discovered addresses come from
-other members: IP addresses only, bounded in number, never resolved. The thing people get wrong: an inbound
-connection has an ephemeral port, so "are we connected to this target?" is answered by the name of the peer
-that was found there last time, not by the address alone.
+peers publish; a host without any connection also looks for the neighbours that it had last. A target that
+fails is tried again after a random part of an interval that grows by half each time, for ever; except one
+that turned out to be ourselves or our namesake. Discovered addresses come from other members: IP addresses
+only, bounded in number, never resolved. The thing people get wrong: an inbound connection has an ephemeral
+port, so "are we connected to this target?" is answered by the name of the peer that was found there last
+time, not by the address alone.
 """
 
 import ipaddress
@@ -73,6 +74,8 @@ class Dialler:
         self._limit = limit
         self._entropy = entropy
         self._direct: dict[str, Address] = {}  # as typed -> port 0 if none was given
+        self._remembered: tuple[Address, ...] = ()  # the neighbours when we last had any
+        self._forgotten: set[Address] = set()  # what the operator doesn't want dialled
         self._targets: dict[Address, _Target] = {}
         self._full = False  # at the connection limit: no timer helps, only a connection that ends
 
@@ -86,9 +89,10 @@ class Dialler:
         first.
         """
         if replace:
-            self._direct.clear()
+            self.forget(list(self._direct))
         for typed, address in addresses:
             self._direct[typed] = address
+            self._forgotten.discard(self._with_port(address))
             target = self._targets.get(self._with_port(address))
             if target is not None and target.state in (_State.WAITING, _State.SUSPENDED):
                 target.try_now(now)
@@ -97,11 +101,26 @@ class Dialler:
     def forget(self, names: Iterable[str]) -> None:
         """Removes direct targets. Connections that exist stay."""
         for typed in names:
-            self._direct.pop(typed, None)
+            address = self._direct.pop(typed, None)
+            if address is not None:
+                self._forgotten.add(self._with_port(address))
+        self._remembered = tuple(a for a in self._remembered if a not in self._forgotten)
 
-    def is_direct(self, address: Address) -> bool:
-        """Tells whether the operator named `address`."""
-        return any(self._with_port(direct) == address for direct in self._direct.values())
+    def remember(self, addresses: Iterable[Address]) -> tuple[Address, ...] | None:
+        """Notes where the neighbours are, for the time when there are none; returns the addresses if they changed.
+
+        A restarted host finds the network again by them, even if it only ever was dialled.
+        """
+        wanted = sorted(set(addresses) - self._forgotten, key=str)[: limits.REMEMBERED_MAX]
+        if not self._discovery or not wanted or tuple(wanted) == self._remembered:
+            return None
+        self._remembered = tuple(wanted)
+        return self._remembered
+
+    def may_introduce(self, address: Address) -> bool:
+        """Tells whether whoever answers at `address` is welcome, also if no peer has told us of it."""
+        direct = any(self._with_port(direct) == address for direct in self._direct.values())
+        return direct or address in self._remembered
 
     def by_host(self, typed: str) -> bool:
         """Tells whether a target was named without a port, so that any connection from its host is what was
@@ -215,6 +234,8 @@ class Dialler:
             by_host = typed.port == 0 and address.host in inbound_hosts
             if address not in addresses and not by_host and self.peer_at(address) not in names:
                 valid[address] = None
+        if not live:
+            valid |= dict.fromkeys(self._remembered)
         if self._discovery:
             for record in records.values():
                 if record.name == self._own:

@@ -26,6 +26,8 @@ static void send_frame(struct wv_shard *s, struct wv_link *link, uint64_t destin
     wv_outbox_unstage(s); /* what was staged for this link goes before */
     while ((n = wv_slicer_next(&slicer, &record)))
         wv_outbox_put(s, link, record, n);
+    if (s->arena_len >= WV_SEND_BYTES)
+        wv_outbox_send(s);
 }
 
 static void flood(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *frame, size_t len) {

@@ -11,7 +11,7 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plai
         WV_COUNT(s, drop_no_key);
         return;
     }
-    if (s->trains_n == WV_MESSAGES || s->arena_len + WV_HEADER + len + WV_TAG > WV_ARENA || s->arena_len >= WV_SEND_BYTES)
+    if (s->trains_n == WV_MESSAGES || s->arena_len + WV_HEADER + len + WV_TAG > WV_ARENA)
         wv_outbox_send(s);
     size_t room = WV_ARENA - s->arena_len;
     long n = wv_seal(key, (uint32_t)s->number, atomic_load_explicit(&link->remote_index, memory_order_relaxed), plain, len,

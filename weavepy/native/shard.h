@@ -14,7 +14,7 @@ enum {
     WV_BURST_FRAMES = 64,
     WV_BURST_BYTES = 256 * 1024,
     WV_ARENA = 512 * 1024,
-    WV_SEND_BYTES = 128 * 1024, /* sealed octets that go out before the burst is over */
+    WV_SEND_BYTES = 48 * 1024,  /* sealed octets that go out before the burst is over: while they are in the cache */
     WV_MESSAGES = 128,
     WV_TRAIN_SEGMENTS = 64,     /* UDP_SEGMENT takes no more before Linux 6.9 */
     WV_TRAIN_BYTES = 65000,     /* one UDP send, with room for IPv6 */

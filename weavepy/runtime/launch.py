@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weavepy.errors import LocalError
-from weavepy.events import PeerName
+from weavepy.events import Address, PeerName
+from weavepy.router import NEIGHBOURS_KEY
 from weavepy.runtime.credentials import Password, choose_password, load_peer_name
 from weavepy.runtime.options import LaunchOptions, merge, options_from_json
 from weavepy.runtime.targets import TARGETS_KEY
@@ -45,6 +46,7 @@ class Settings:
     password: Password | None
     ciphers: tuple[str, ...]
     peers: tuple[str, ...]
+    remembered: tuple[Address, ...]  # where the last run's neighbours were
     warnings: tuple[str, ...]  # hold as long as this router runs
     notes: tuple[str, ...]  # for whoever launches it
     kept: dict[str, object]
@@ -102,10 +104,16 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         password=password,
         ciphers=_ciphers(options, usable),
         peers=launch.peers or remembered,
+        remembered=() if launch.peers else _addresses(store.get(NEIGHBOURS_KEY)),
         warnings=tuple(warnings),
         notes=notes,
         kept=kept,
     )
+
+
+def _addresses(stored: object) -> tuple[Address, ...]:
+    rows = stored if isinstance(stored, list) else []
+    return tuple(Address(str(row[0]), int(row[1])) for row in rows if isinstance(row, list) and len(row) == 2)
 
 
 def _ciphers(options: LaunchOptions, usable: tuple[str, ...]) -> tuple[str, ...]:

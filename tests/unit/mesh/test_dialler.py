@@ -34,8 +34,8 @@ def test_direct_target_is_dialled_once_and_with_the_default_port() -> None:
     assert d.due(0.0, [], {}) == [A2]
     assert d.due(1.0, [], {}) == []
     assert d.direct == {"two": A2}
-    assert d.is_direct(A2)
-    assert not d.is_direct(A3)
+    assert d.may_introduce(A2)
+    assert not d.may_introduce(A3)
 
 
 def test_interval_grows_by_half_up_to_six_minutes() -> None:
@@ -179,3 +179,34 @@ def test_targets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_parse_address(text: str, address: Address | None) -> None:
     assert parse_address(text) == address
+
+
+def test_lost_neighbours_are_looked_for_while_there_is_no_connection() -> None:
+    d = dialler()
+    assert d.remember([A3, A2, A2]) == (A2, A3)
+    assert d.remember([A2, A3]) is None  # nothing new
+    assert d.remember([]) is None  # having none is when they are needed
+    live = [LiveConnection(TWO, A2, True)]
+    assert d.due(0.0, live, {}) == []
+    assert d.due(1.0, [], {}) == [A2, A3]
+    assert d.may_introduce(A2)
+    d.ended(A3, "refused", 1.0)
+    assert d.due(2.9, [], {}) == []
+    assert d.due(3.0, [], {}) == [A3]
+
+
+def test_what_the_operator_forgot_is_not_remembered() -> None:
+    d = dialler()
+    d.add([("two", A2), ("three", A3)], replace=False, now=0.0)
+    d.remember([A2, A3])
+    d.forget(["two"])
+    assert d.remember([A2, A3]) is None
+    assert d.due(0.0, [], {}) == [A3]
+    d.add([("two", A2)], replace=True, now=0.0)
+    assert d.remember([A2, A3]) == (A2,)
+
+
+def test_remembering_is_bounded() -> None:
+    d = dialler()
+    many = [Address(f"10.0.{n // 256}.{n % 256}", 6783) for n in range(1000)]
+    assert len(d.remember(many) or ()) == limits.REMEMBERED_MAX
