@@ -80,7 +80,7 @@ static void append(struct wv_rebuild *b, const uint8_t *payload, size_t len) {
     b->next += (uint32_t)len;
 }
 
-static int continues(const struct wv_rebuild *b, const struct wv_slice *s, uint64_t lane, uint64_t source) {
+int wv_rebuild_continues(const struct wv_rebuild *b, const struct wv_slice *s, uint64_t lane, uint64_t source) {
     return b->open && b->lane == lane && b->source == source && b->slice.id == s->id && b->next == s->offset &&
            b->n < 2 + WV_RUN_SLICES && b->slice.total == s->total && b->slice.gso_type == s->gso_type &&
            b->slice.gso_size == s->gso_size && b->slice.header_len == s->header_len &&
@@ -100,7 +100,7 @@ static void add_datagrams(struct wv_rebuild *b, const struct wv_slice *s, const 
 }
 
 void wv_rebuild_add(struct wv_rebuild *b, const struct wv_slice *s, const struct wv_headers *h, uint64_t lane, uint64_t source) {
-    if (!continues(b, s, lane, source)) {
+    if (!wv_rebuild_continues(b, s, lane, source)) {
         wv_rebuild_flush(b);
         if (h->protocol == WV_PROTO_UDP && !b->uso) {
             add_datagrams(b, s, h, lane, source);

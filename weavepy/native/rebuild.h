@@ -32,6 +32,8 @@ struct wv_rebuild {
     int n;
 };
 
+/* Whether a checked slice goes on where the open run ends: then all that is true of the run's header is true of its own. */
+int wv_rebuild_continues(const struct wv_rebuild *b, const struct wv_slice *s, uint64_t lane, uint64_t source);
 /* Adds one checked slice. */
 void wv_rebuild_add(struct wv_rebuild *b, const struct wv_slice *s, const struct wv_headers *h, uint64_t lane, uint64_t source);
 void wv_rebuild_flush(struct wv_rebuild *b);

@@ -40,6 +40,12 @@ static int may_speak_for(const struct wv_shard *s, const struct wv_link *link, u
     return source != s->engine->self && from && by && from->component == by->component;
 }
 
+/* Whether frames of `source` may have to go on from here. */
+static int floods(const struct wv_shard *s, uint64_t source) {
+    const struct wv_peer *p = wv_table_peer(s->table, source);
+    return p && p->tree_len;
+}
+
 /* A frame or slice for us: learns its source and floods it on if the tree says so. Returns 0 if it must be dropped. */
 static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *ethernet, uint64_t source) {
     uint64_t to = wv_get48(ethernet), from = wv_get48(ethernet + 6);
@@ -118,12 +124,15 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
             WV_COUNT(s, drop_no_route);
         return 1;
     }
-    if (!admit(s, r, ethernet, source))
+    uint64_t from_lane = (uint64_t)link->index << 8 | lane;
+    if (r->kind == WV_KIND_SLICE && wv_rebuild_continues(&s->rebuild, &slice, from_lane, source) && !floods(s, source))
+        wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
+    else if (!admit(s, r, ethernet, source))
         return 1;
-    if (r->kind == WV_KIND_FRAME)
+    else if (r->kind == WV_KIND_FRAME)
         wv_rebuild_frame(&s->rebuild, r);
     else
-        wv_rebuild_add(&s->rebuild, &slice, &headers, (uint64_t)link->index << 8 | lane, source);
+        wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source);
     return 1;
 }
 
