@@ -36,7 +36,16 @@ except ImportError:
 
 native = sorted(str(p) for p in Path("weavepy/native").glob("*.c"))
 headers = sorted(str(p) for p in Path("weavepy/native").glob("*.h"))
-flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O3", "-g1", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"]
+flags = [
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-O3",
+    "-g1",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 flags += ["-Wno-unused-parameter", "-fstack-protector-strong"]
 link = []
 if os.environ.get("WEAVEPY_SANITIZE"):
