@@ -56,7 +56,7 @@ bench bench-full: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint weavepy/_fastpath.pyx
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint weavepy/_fastpath.pyx
 	$(BIN)/mypy
 
 wheel: setup

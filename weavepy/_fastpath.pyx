@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The compiled data path: typed access to native/. The types are in _fastpath.pyi, the bytes in docs/protocol.md.
 
-Rules of this file. It holds no protocol logic: it checks what Python hands over, and calls C. Nothing here runs per frame.
+Rules of this file. It holds no protocol logic: it checks what Python hands over, and calls C. Nothing runs per frame.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read
