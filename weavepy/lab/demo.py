@@ -24,6 +24,8 @@ def run_demo(hosts: int, keep: bool, json_file: str | None, out: Callable[[str],
     if not 2 <= hosts <= HOSTS_MAX:
         raise LocalError(f"a demo needs 2 to {HOSTS_MAX} hosts")
     outcome = Outcome()
+    if json_file is not None:
+        _write_json(outcome, Path(json_file))  # a file that can't be written is found out before the work
     try:
         lab = Lab(keep=keep)
         with lab:
