@@ -9,8 +9,11 @@ PREAUTH_BYTES_MAX: Final = (
 PREAUTH_TIMEOUT_S: Final = 3.0  # a real handshake is three round trips
 HALF_OPEN_MAX: Final = 64  # handshakes under way at once, all sources
 HALF_OPEN_PER_SOURCE_MAX: Final = 8  # and from one /32 or /64
-ACCEPT_BURST: Final = 20  # token bucket of accepted connections (Weave Net 2.8.1)
-ACCEPT_PERIOD_S: Final = 0.05
+ACCEPTS_PER_SOURCE_S: Final = 20  # handshakes that one source may begin in a second and fail
+ACCEPT_BURST: Final = 128  # token bucket of handshakes begun, all sources: twice what may be under way,
+ACCEPT_PERIOD_S: Final = 0.01  # and a tenth of a core's time
+LISTEN_TURN: Final = 50  # connections taken from the kernel, whoever they are from, in each LISTEN_TURN_S:
+LISTEN_TURN_S: Final = 0.05  # a flood's queue is worked off before an honest dialler gives up
 
 # Control connections, authenticated.
 MESSAGE_BYTES_MAX: Final = 10 * 1024 * 1024  # Weave Net 2.8.1's bound, both directions
@@ -27,8 +30,8 @@ ROUTES_DEFER_S: Final = 0.1  # recalculation of routes is gathered this long
 GC_DEFER_S: Final = 1.0
 PEERS_MAX: Final = 8192  # peers a member can make us remember
 CONNECTIONS_PER_PEER_MAX: Final = 4096
-SURROGATE_CHANNELS_MAX: Final = 8  # channels of others that we relay
-SURROGATE_SEEN_MAX: Final = 256  # gossip hashes remembered per such channel
+SURROGATE_SEEN_MAX: Final = 32768  # gossip of unknown channels relayed per interval; their hashes take 6 MB
+CONNECTIONS_MAX: Final = 1 << 18  # of all peers together; more would not fit into one topology message
 CHANNEL_NAME_BYTES_MAX: Final = 64
 NICKNAME_BYTES_MAX: Final = 255
 ADDRESS_BYTES_MAX: Final = 128

@@ -328,3 +328,22 @@ def test_unknown_channels_are_relayed_but_not_without_end() -> None:
     assert seen == [b"hello"]  # two hosts that don't know the channel are on the way
     assert sum(host.sent_bytes for host in hosts) - sent < 1000
     assert world.now - before <= limits.GOSSIP_INTERVAL_S
+
+
+@pytest.mark.parametrize(("channels", "payloads"), [(30, 1), (1, 400)])
+def test_gossip_of_unknown_channels_dies_down(channels: int, payloads: int) -> None:
+    """More channels or payloads than anybody expects pass each router once and not round and round."""
+    world, hosts = chain(9, 5)
+    world.run(10)
+    sender = hosts[0].router
+    assert sender is not None
+    for channel in range(channels):
+        for payload in range(payloads):
+            sender._gossip.publish(f"unheard-of-{channel}", Unread((b"hello %d" % payload,)))
+    before = sum(host.sent_bytes for host in hosts)
+    hosts[0]._perform(sender._settle(world.now))
+    world.run(1)
+    sent = sum(host.sent_bytes for host in hosts) - before
+    assert sent < channels * payloads * 16 * 100  # 4 + 4 x 3 transmissions of at most 100 octets each
+    world.run(2)
+    assert sum(host.sent_bytes for host in hosts) - before - sent < 2000

@@ -63,6 +63,8 @@ class Routes:
 
     def broadcast_all(self, source: PeerName) -> tuple[PeerName, ...]:
         """Neighbours that a gossip broadcast by `source` goes on to."""
+        if source not in self._records:
+            return ()  # not remembered: members can name any number of sources
         if source not in self._broadcast_all:
             self._broadcast_all[source] = self._branch(source, self._any)
         return self._broadcast_all[source]

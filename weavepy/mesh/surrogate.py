@@ -1,9 +1,9 @@
-"""Channels of other peers that we don't know: relayed unread, bounded in number and in memory.
+"""Channels of other peers that we don't know: relayed unread, with one bounded memory for all of them.
 
-Rules of this file. A surrogate keeps hashes, never payloads, and contributes nothing of its own. Which
-channels exist is chosen by members, so the least recently used one makes room for a new one. The thing people
-get wrong: a gossip that was relayed a moment ago comes back by another neighbour; relaying it again would
-never end.
+Rules of this file. A surrogate keeps hashes, never payloads, and contributes nothing of its own. Members
+choose how many channels there are, so nothing is kept for a channel. The thing people get wrong: a gossip that
+was relayed a moment ago comes back by every other neighbour. Relaying it again would never end and double
+each time, so when the memory is full, what is new stays here; no hash is forgotten before its time.
 """
 
 import hashlib
@@ -30,21 +30,19 @@ class Unread:
 
 
 class Surrogate:
-    """Stands for one unknown channel."""
+    """Stands for one unknown channel. `seen` is shared by all: hash of a gossip -> when, oldest first."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, seen: OrderedDict[bytes, float]) -> None:
         self.name = name
-        self._seen: OrderedDict[bytes, float] = OrderedDict()  # digest -> when, oldest first
+        self._seen = seen
 
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> Unread | None:
         """Passes on what wasn't seen within the gossip interval."""
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
         while self._seen and next(iter(self._seen.values())) <= now - limits.GOSSIP_INTERVAL_S:
             self._seen.popitem(last=False)
-        if digest in self._seen:
+        digest = hashlib.blake2b(payload, digest_size=16, key=self.name.encode()).digest()
+        if digest in self._seen or len(self._seen) >= limits.SURROGATE_SEEN_MAX:
             return None
-        if len(self._seen) >= limits.SURROGATE_SEEN_MAX:
-            self._seen.popitem(last=False)
         self._seen[digest] = now
         return Unread((payload,))
 
@@ -60,17 +58,11 @@ class Surrogate:
 
 
 class Surrogates:
-    """The unknown channels seen lately."""
+    """All unknown channels."""
 
     def __init__(self) -> None:
-        self._channels: OrderedDict[str, Surrogate] = OrderedDict()  # least recently used first
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
 
     def channel(self, name: str) -> Surrogate:
-        """Returns the surrogate for `name`, in place of the least recently used one if there are too many."""
-        surrogate = self._channels.get(name)
-        if surrogate is None:
-            if len(self._channels) >= limits.SURROGATE_CHANNELS_MAX:
-                self._channels.popitem(last=False)
-            surrogate = self._channels[name] = Surrogate(name)
-        self._channels.move_to_end(name)
-        return surrogate
+        """Returns a surrogate for `name`."""
+        return Surrogate(name, self._seen)

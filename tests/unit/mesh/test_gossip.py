@@ -11,7 +11,7 @@ from weavepy.errors import RemoteProtocolError
 from weavepy.events import PeerName
 from weavepy.mesh.gossip import SPACING_S, Gossiper, choose_neighbours
 from weavepy.mesh.routes import Routes
-from weavepy.mesh.surrogate import Surrogate, Surrogates, Unread
+from weavepy.mesh.surrogate import Surrogates, Unread
 from weavepy.mesh.topology import Topology
 from weavepy.mesh.topology_channel import TopologyChannel
 from weavepy.wire.messages import Broadcast, Gossip, Unicast
@@ -205,20 +205,38 @@ def test_unknown_channel_is_relayed_once_per_interval() -> None:
     assert list(g.flush(next(SECONDS))) == []
 
 
-def test_surrogates_are_bounded() -> None:
+def test_surrogates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is relayed must be remembered, or it would come back for ever: a full memory relays nothing new."""
+    monkeypatch.setattr(limits, "SURROGATE_SEEN_MAX", 100)
     surrogates = Surrogates()
-    kept = surrogates.channel("kept")
-    for n in range(100):
-        surrogates.channel(f"channel {n}")
-        assert surrogates.channel("kept") is kept
-    assert len(surrogates._channels) == limits.SURROGATE_CHANNELS_MAX
-    for n in range(1000):
-        kept.merge_gossip_untrusted(b"%d" % n, 0.0)
-    assert len(kept._seen) == limits.SURROGATE_SEEN_MAX
+    relayed = [
+        surrogates.channel(f"channel {n % 7}").merge_gossip_untrusted(b"%d" % n, 0.0) is not None
+        for _ in range(2)
+        for n in range(150)
+    ]
+    assert relayed == [True] * 100 + [False] * 200
+    later = limits.GOSSIP_INTERVAL_S + 0.1
+    assert surrogates.channel("channel 3").merge_gossip_untrusted(b"149", later) is not None
+    assert len(surrogates._seen) == 1
+
+
+def test_equal_payloads_of_two_unknown_channels_are_two_gossips() -> None:
+    surrogates = Surrogates()
+    assert surrogates.channel("one").merge_gossip_untrusted(b"x", 0.0) is not None
+    assert surrogates.channel("two").merge_gossip_untrusted(b"x", 0.0) is not None
+
+
+def test_broadcasts_of_invented_sources_leave_nothing_behind() -> None:
+    routes = star(TWO, THREE)
+    g, _ = gossiper(routes, TWO, THREE)
+    for n in range(1000, 1100):
+        g.handle_untrusted(TWO, Broadcast("other", PeerName(n), b"x"), 0.0)
+    assert list(g.flush(next(SECONDS))) == []
+    assert not routes._broadcast_all
 
 
 def test_unread_payloads_keep_their_order() -> None:
-    first = Surrogate("x").merge_gossip_untrusted(b"a", 0.0)
+    first = Surrogates().channel("x").merge_gossip_untrusted(b"a", 0.0)
     assert first is not None
     assert first.merge(Unread((b"b",))).encode() == [b"a", b"b"]
 
