@@ -135,7 +135,10 @@ class Dialler:
         valid = self._valid(live, records)
         direct = {self._with_port(address) for address in self._direct.values()}
         for address in valid:
-            if address not in self._targets and len(self._targets) < limits.TARGETS_MAX:
+            # Members can publish any number of addresses; what the operator wants neither waits behind them nor
+            # is kept out.
+            wanted = address in direct or len(self._targets) < limits.TARGETS_MAX
+            if address not in self._targets and wanted:
                 self._targets[address] = _Target(now)
         room = (
             self._limit - len(live) - self._count(_State.ATTEMPTING)
@@ -143,7 +146,7 @@ class Dialler:
             else len(self._targets) + 1
         )
         dialled = []
-        for address, target in list(self._targets.items()):
+        for address, target in sorted(self._targets.items(), key=lambda item: item[0] not in direct):
             if target.state not in (_State.WAITING, _State.SUSPENDED):
                 continue
             if address not in valid:

@@ -30,6 +30,7 @@ class Topology:
         self._entropy = entropy
         self._records: dict[PeerName, PeerRecord] = {}
         self._references: dict[PeerName, int] = {}
+        self._connections = 0  # of all records together
         self._claims: dict[
             int, set[PeerName]
         ] = {}  # short id -> the peers that use it; the lowest name owns it
@@ -51,7 +52,7 @@ class Topology:
         `applyUpdate`).
 
         Peers that are only mentioned as the end of a connection get a placeholder, which isn't news. What
-        would make the table larger than `limits.PEERS_MAX` is left out.
+        would make the table larger than `limits.PEERS_MAX` or `limits.CONNECTIONS_MAX` is left out.
         """
         # Most of a periodic gossip is what we have already; nothing below needs to look at that.
         fresh = [record for record in update if record.name != NO_PEER and not self._has(record)]
@@ -106,7 +107,9 @@ class Topology:
             n for n in self._records if n not in reached and n not in self._references and n != self._own_name
         )
         for name in gone:
-            self._disclaim(self._records.pop(name))
+            record = self._records.pop(name)
+            self._disclaim(record)
+            self._connections -= len(record.connections)
         if gone:
             self.revision += 1
             self._defend_short_id()
@@ -138,6 +141,8 @@ class Topology:
             known.has_short_id,
         ):
             return False
+        if not self._has_room(len(record.connections) - len(known.connections)):
+            return False
         self._store(record)
         return True
 
@@ -151,16 +156,21 @@ class Topology:
         self._store(replace(self.own, version=self.own.version + 1, connections=connections))
 
     def _add(self, record: PeerRecord) -> bool:
-        if len(self._records) >= limits.PEERS_MAX:
+        if len(self._records) >= limits.PEERS_MAX or not self._has_room(len(record.connections)):
             return False
         self._store(record)
         return True
+
+    def _has_room(self, more: int) -> bool:
+        return more <= 0 or self._connections + more <= limits.CONNECTIONS_MAX
 
     def _store(self, record: PeerRecord) -> None:
         known = self._records.get(record.name)
         if known is not None:
             self._disclaim(known)
+            self._connections -= len(known.connections)
         self._records[record.name] = record
+        self._connections += len(record.connections)
         if record.has_short_id:
             self._claims.setdefault(record.short_id, set()).add(record.name)
         self.revision += 1

@@ -210,3 +210,16 @@ def test_remembering_is_bounded() -> None:
     d = dialler()
     many = [Address(f"10.0.{n // 256}.{n % 256}", 6783) for n in range(1000)]
     assert len(d.remember(many) or ()) == limits.REMEMBERED_MAX
+
+
+def test_addresses_that_members_invent_do_not_keep_the_operators_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TARGETS_MAX", 10)
+    d = dialler(limit=5)
+    invented = [ConnectionSummary(PeerName(100 + n), f"10.9.0.{n}:6783", True, True) for n in range(50)]
+    assert len(d.due(0.0, [], said(TWO, *invented))) == 5
+    d.add([("three", A3)], replace=False, now=1.0)
+    for target in d.status():
+        if target.state == "attempting":
+            d.ended(target.address, "no answer", 1.0)
+    assert A3 in d.due(1.0, [], said(TWO, *invented))
+    assert len(d.status()) == 11

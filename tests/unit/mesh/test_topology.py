@@ -90,6 +90,23 @@ def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert t.merge([peer(2, version=2)]) == {2}  # what is known is still kept up to date
 
 
+def test_connections_of_all_peers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 10)
+    t = topology()
+
+    def boasting(name: int, count: int, version: int = 1) -> PeerRecord:
+        links = tuple(ConnectionSummary(PeerName(2 + n % 3), "10.0.0.1:1", True, True) for n in range(count))
+        return replace(peer(name, version=version), connections=links)
+
+    assert t.merge([boasting(2, 4), boasting(3, 4)]) == {2, 3}
+    assert t.merge([boasting(4, 3), boasting(3, 7, 2)]) == set()
+    assert t.merge([boasting(4, 2), boasting(3, 1, 3)]) == {3, 4}  # less is always welcome
+    t.connect(ConnectionSummary(PeerName(2), "10.0.0.2:1", True, False))  # what we do ourselves isn't refused
+    assert t.merge([boasting(3, 3, 4)]) == set()
+    t.collect_garbage({PeerName(3)})
+    assert t.merge([boasting(3, 9, 5)]) == {3}
+
+
 def test_name_zero_is_nobody() -> None:
     t = topology()
     assert t.merge([peer(0), peer(2, 0)]) == {2}
