@@ -293,7 +293,7 @@ class Router:
             connection = session.connection
             self._send_bytes(session, connection.receive_untrusted(data, now))
             if connection.features is not None and session.peer is None:
-                self._admission.release(connection.conn)
+                self._admission.release(connection.conn, joined=True)
                 self._authenticated(session, connection.features, now)
             if session.peer is not None:
                 for message in connection.take_messages():

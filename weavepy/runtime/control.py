@@ -105,21 +105,25 @@ class ControlConnection(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts at the pace of a token bucket and hands over sockets; the rest waits in the kernel's queue."""
+    """Accepts at most limits.LISTEN_TURN connections in limits.LISTEN_TURN_S and hands over sockets.
+
+    That is far more than may stay: what makes one source wait must not make the others wait behind it, so who
+    is turned away is decided by those who know where it came from.
+    """
 
     def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
         self._sock = sock
         self._accepted = accepted
         self._loop = asyncio.get_running_loop()
-        self._tokens = limits.ACCEPT_BURST
-        self._refill: asyncio.TimerHandle | None = None
+        self._room = limits.LISTEN_TURN
+        self._turn: asyncio.TimerHandle | None = None
         self._reading = False
         self._listen()
 
     def close(self) -> None:
         self._pause()
-        if self._refill is not None:
-            self._refill.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         self._sock.close()
 
     def _listen(self) -> None:
@@ -142,25 +146,25 @@ class Listener:
                 raise
             log.error("cannot accept connections for now: %s", error.strerror)
             self._pause()
-            self._loop.call_later(DESCRIPTORS_RETRY_S, self._resume)
+            self._next_turn_after(DESCRIPTORS_RETRY_S)
             return
-        self._tokens -= 1
-        if self._tokens == 0:
+        self._room -= 1
+        if self._room == 0:
             self._pause()
-        if self._refill is None:
-            self._refill = self._loop.call_later(limits.ACCEPT_PERIOD_S, self._add_token)
+        if self._turn is None:
+            self._next_turn_after(limits.LISTEN_TURN_S)
         connection.setblocking(False)
         self._accepted(connection)
 
-    def _add_token(self) -> None:
-        self._tokens += 1
-        full = self._tokens >= limits.ACCEPT_BURST
-        self._refill = None if full else self._loop.call_later(limits.ACCEPT_PERIOD_S, self._add_token)
-        self._listen()
+    def _next_turn_after(self, delay_s: float) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+        self._turn = self._loop.call_later(delay_s, self._begin_turn)
 
-    def _resume(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._listen()
+    def _begin_turn(self) -> None:
+        self._turn = None
+        self._room = limits.LISTEN_TURN
+        self._listen()
 
 
 def open_listener(host: str, port: int) -> socket.socket:

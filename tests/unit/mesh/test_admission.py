@@ -45,9 +45,36 @@ def test_a_source_over_its_share_uses_up_no_tokens() -> None:
     admission = Admission(0.0)
     for n in range(100):
         admission.admit(ConnId(n), Address("192.0.2.1", 1), 0.0)
-    accepted = [admission.admit(ConnId(200 + n), Address(f"192.0.3.{n}", 1), 0.0) for n in range(13)]
-    assert accepted == [None] * 12 + ["connections arrive too fast"]
-    assert admission.admit(ConnId(300), Address("192.0.3.99", 1), limits.ACCEPT_PERIOD_S * 1.01) is None
+    rest = limits.ACCEPT_BURST - 8
+    accepted = []
+    for n in range(rest + 1):
+        accepted.append(admission.admit(ConnId(200 + n), Address(f"192.0.3.{n}", 1), 0.0))
+        admission.release(ConnId(200 + n))
+    assert accepted == [None] * rest + ["connections arrive too fast"]
+    assert admission.admit(ConnId(999), Address("192.0.4.99", 1), limits.ACCEPT_PERIOD_S * 1.01) is None
+
+
+def test_all_slots_may_fill_at_one_instant() -> None:
+    admission = Admission(0.0)
+    reasons = [admission.admit(ConnId(n), Address(f"192.0.2.{n % 9}", 1), 0.0) for n in range(70)]
+    assert reasons.count(None) == limits.HALF_OPEN_MAX
+
+
+def test_who_connects_and_fails_again_and_again_waits_and_others_do_not() -> None:
+    admission = Admission(0.0)
+    for n in range(1000):
+        admission.admit(ConnId(n), Address("192.0.2.1", 1), 0.5)
+        admission.release(ConnId(n))
+    assert admission.admit(ConnId(1001), Address("192.0.2.1", 1), 0.9) == "192.0.2.1 connects too often"
+    assert admission.admit(ConnId(1002), Address("192.0.2.2", 1), 0.9) is None
+    assert admission.admit(ConnId(1003), Address("192.0.2.1", 1), 1.6) is None
+
+
+def test_who_joins_may_come_again_at_once() -> None:
+    admission = Admission(0.0)
+    for n in range(2 * limits.ACCEPTS_PER_SOURCE_S):
+        assert admission.admit(ConnId(n), Address("192.0.2.1", 1), 0.0) is None
+        admission.release(ConnId(n), joined=True)
 
 
 def test_bucket_refills_up_to_its_burst() -> None:

@@ -376,9 +376,9 @@ def test_sockets_beyond_the_cap_are_closed_unheard(monkeypatch: pytest.MonkeyPat
 
 
 def test_accepting_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a burst the listener waits for a token, and then goes on."""
-    monkeypatch.setattr(limits, "ACCEPT_BURST", 2)
-    monkeypatch.setattr(limits, "ACCEPT_PERIOD_S", 3600.0)
+    """After as many as a turn has room for the listener waits for the next turn, and then goes on."""
+    monkeypatch.setattr(limits, "LISTEN_TURN", 2)
+    monkeypatch.setattr(limits, "LISTEN_TURN_S", 3600.0)
 
     async def scenario() -> None:
         got: list[socket.socket] = []
@@ -395,7 +395,7 @@ def test_accepting_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
             await arrived.wait()
             arrived.clear()
         assert not listener._reading
-        listener._add_token()
+        listener._begin_turn()
         await arrived.wait()
         assert len(got) == 3
         listener.close()
