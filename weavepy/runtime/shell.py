@@ -113,12 +113,12 @@ class Shell:
             self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
+        if self._barrier is not None:
+            await self._barrier  # which may still begin to dial
         under_way = [*self._dials.values(), *self._adopting]
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        if self._barrier is not None:
-            await self._barrier
         for connection in list(self._connections.values()):
             connection.close()
         self._connections.clear()

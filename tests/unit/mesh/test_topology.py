@@ -102,7 +102,7 @@ def test_connections_of_all_peers_together_are_bounded(monkeypatch: pytest.Monke
     assert t.merge([boasting(4, 3), boasting(3, 7, 2)]) == set()
     assert t.merge([boasting(4, 2), boasting(3, 1, 3)]) == {3, 4}  # less is always welcome
     t.connect(ConnectionSummary(PeerName(2), "10.0.0.2:1", True, False))  # what we do ourselves isn't refused
-    assert t.merge([boasting(3, 3, 4)]) == set()
+    assert t.merge([boasting(3, 4, 4)]) == set()
     t.collect_garbage({PeerName(3)})
     assert t.merge([boasting(3, 9, 5)]) == {3}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -401,6 +402,98 @@ def test_accepting_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
         listener.close()
         for each in [*got, *dialled]:
             each.close()
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+@LOOPS
+def test_a_source_that_floods_keeps_nobody_waiting(loop: Any) -> None:
+    """A queue of hundreds of connections that are turned away is worked off within a second."""
+
+    async def scenario() -> None:
+        async with bench() as b:
+            flood = []
+            for _ in range(limits.LISTEN_TURN * 2):
+                sock = socket.socket()
+                sock.setblocking(False)
+                sock.connect_ex(("127.0.0.1", b.port))
+                flood.append(sock)
+            b.router.react = lambda e: [Close(e.conn)] if isinstance(e, Accepted) else []
+            reader, writer = await asyncio.open_connection("127.0.0.1", b.port)
+            async with asyncio.timeout(1.5):
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()
+            b.writers.append(writer)
+            assert len(b.router.of(Accepted)) == len(flood) + 1
+            for sock in flood:
+                sock.close()
+
+    run(scenario(), loop)
+
+
+@LOOPS
+def test_without_descriptors_accepting_waits_and_does_not_spin(
+    loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted:
+        """A listening socket of a process that has no descriptor left."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+            self.asked = 0
+            self.full = True
+
+        def accept(self) -> tuple[socket.socket, object]:
+            self.asked += 1
+            if self.full:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return self.sock.accept()
+
+        def fileno(self) -> int:
+            return self.sock.fileno()
+
+        def close(self) -> None:
+            self.sock.close()
+
+    monkeypatch.setattr(control, "DESCRIPTORS_RETRY_S", 0.2)
+
+    async def scenario() -> None:
+        got: list[socket.socket] = []
+        exhausted = Exhausted(open_listener("127.0.0.1", 0))
+        with socket.create_connection(exhausted.sock.getsockname()):
+            exhausted.full = False
+            listener = Listener(cast(socket.socket, exhausted), got.append)
+            while not got:
+                await asyncio.sleep(0)
+            exhausted.full = True
+            with socket.create_connection(exhausted.sock.getsockname()):
+                while exhausted.asked < 4:
+                    await asyncio.sleep(0)
+                began = time.monotonic()
+                asked = exhausted.asked
+                while exhausted.asked == asked:
+                    await asyncio.sleep(0)
+                assert time.monotonic() - began > 0.1
+                exhausted.full = False
+                while len(got) < 2:
+                    await asyncio.sleep(0)
+        listener.close()
+        for sock in got:
+            sock.close()
+
+    run(scenario(), loop)
+
+
+def test_a_dial_behind_the_disk_does_not_outlive_the_shell() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.router.react = lambda _: [Persist("k", '"v"'), Dial(ConnId(2), Address("192.0.2.1", 1))]
+            b.disk.clear()
+            b.shell.handle(KeyWorn(1))
+            asyncio.get_running_loop().call_later(0.05, b.disk.set)
+            await b.shell.stop()
+            assert not b.shell._dials
+            assert len(asyncio.all_tasks()) == 1
 
     run(scenario(), asyncio.new_event_loop)
 
