@@ -45,8 +45,8 @@ static struct wv_mac_entry *find(struct wv_mactable *t, uint64_t mac) {
 }
 
 static struct wv_mac_entry *insert(struct wv_mactable *t, struct wv_mac_entry *e, uint64_t mac, uint64_t peer,
-                                   uint32_t now_ms) {
-    if (t->count >= t->max)
+                                   uint32_t now_ms, uint32_t max) {
+    if (t->count >= max)
         return NULL;
     t->count++;
     /* A new entry may move at once: its last move is long ago. */
@@ -78,7 +78,7 @@ enum wv_learnt wv_mac_learn(struct wv_mactable *t, uint64_t mac, uint64_t peer, 
     pthread_spin_lock(&t->lock);
     struct wv_mac_entry *e = find(t, mac);
     if (!e->used) {
-        insert(t, e, mac, peer, now_ms);
+        insert(t, e, mac, peer, now_ms, t->max);
     } else if (e->peer == peer) {
         e->seen_ms = now_ms;
     } else if (e->pinned || now_ms - e->moved_ms < WV_MAC_MOVE_MS) {
@@ -104,7 +104,7 @@ int wv_mac_pin(struct wv_mactable *t, uint64_t mac, uint32_t now_ms) {
     int result = 0;
     pthread_spin_lock(&t->lock);
     struct wv_mac_entry *e = find(t, mac);
-    if (!e->used && !insert(t, e, mac, 0, now_ms)) {
+    if (!e->used && !insert(t, e, mac, 0, now_ms, t->max + t->max / 2)) {
         result = -1;
     } else {
         e->peer = 0;
@@ -150,7 +150,8 @@ static int of_peer(const struct wv_mac_entry *e, uint64_t peer, uint32_t unused)
 }
 
 static int older(const struct wv_mac_entry *e, uint64_t now_ms, uint32_t max_age_ms) {
-    return !e->pinned && (uint32_t)now_ms - e->seen_ms > max_age_ms;
+    /* Signed: a shard's clock may be ahead of the caller's. */
+    return !e->pinned && (int64_t)(int32_t)((uint32_t)now_ms - e->seen_ms) > max_age_ms;
 }
 
 uint32_t wv_mac_forget_peer(struct wv_mactable *t, uint64_t peer) { return sweep(t, of_peer, peer, 0); }

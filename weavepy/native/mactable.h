@@ -1,7 +1,8 @@
 /* Which MAC lives where. Peer 0 is this host. Times are milliseconds of one clock, given by the caller.
  *
  * Rules. A MAC that a container here has (pinned) is never taken over from outside. A MAC moves at most once
- * a second, so two hosts that both send with it can't make it flap at line rate. Full means: not learnt, hence flooded. */
+ * a second, so two hosts that both send with it can't make it flap at line rate. Full means: not learnt, hence flooded;
+ * pinning has half as much room again, so that no peer can fill the table before a container comes. */
 #ifndef WV_MACTABLE_H
 #define WV_MACTABLE_H
 
