@@ -169,7 +169,7 @@ cdef extern from *:
     const char *wv_counter_names[]
 
 cdef extern from "engine.h" nogil:
-    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_SHARDS_MAX
+    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENTS, WV_SHARDS_MAX
     struct wv_event:
         int kind
         uint32_t index
@@ -336,6 +336,11 @@ cdef class Window:
         return True
 
 
+cdef uint32_t mac_age(uint32_t now, uint32_t seen):
+    """A shard's clock may be ahead of the caller's: that is no age of 49 days."""
+    return now - seen if now - seen < <uint32_t>0x80000000 else 0
+
+
 cdef list mac_list(wv_mactable *table, now):
     """(MAC, peer, time, pinned) each; the time is an age when `now` is given."""
     cdef wv_mac_entry *found = <wv_mac_entry *>malloc(WV_MAC_MAX * sizeof(wv_mac_entry))
@@ -347,7 +352,7 @@ cdef list mac_list(wv_mactable *table, now):
             (
                 int(found[i].mac).to_bytes(6, "big"),
                 found[i].peer,
-                found[i].seen_ms if now is None else (now - found[i].seen_ms) & 0xFFFFFFFF,
+                found[i].seen_ms if now is None else mac_age(now, found[i].seen_ms),
                 bool(found[i].pinned),
             )
             for i in range(n)
@@ -360,9 +365,9 @@ cdef class MacTable:
     cdef wv_mactable table
     cdef bint ready
 
-    def __init__(self, uint32_t capacity):
-        if self.ready or not 1 <= capacity <= WV_MAC_MAX:
-            raise ValueError(f"a capacity of 1 to {WV_MAC_MAX}, once")
+    def __cinit__(self, uint32_t capacity):  # not __init__: nobody may hold one without its table
+        if not 1 <= capacity <= WV_MAC_MAX:
+            raise ValueError(f"a capacity of 1 to {WV_MAC_MAX}")
         if wv_mactable_init(&self.table, capacity) < 0:
             raise MemoryError
         self.ready = True
@@ -540,15 +545,13 @@ cdef tuple format_address(const wv_address *a):
 cdef class Engine:
     cdef wv_engine *engine
 
-    def __init__(
+    def __cinit__(
         self, uint64_t local_peer, list tap_fds, list udp_fds, *, int overlay_mtu,
         bint gso=True, bint gro=True, bint uso=True,
     ):
         cdef int taps[WV_SHARDS_MAX]
         cdef int udps[WV_SHARDS_MAX]
         cdef int i, n = len(tap_fds)
-        if self.engine != NULL:
-            raise ValueError("already initialised")
         if not 1 <= n <= WV_SHARDS_MAX or len(udp_fds) != n:
             raise LocalError(f"one TAP queue and one socket per shard, 1 to {WV_SHARDS_MAX} shards")
         for i in range(n):
@@ -580,7 +583,10 @@ cdef class Engine:
         if read(self.engine.event_fd, &count, sizeof(count)) < 0 and errno != EAGAIN:
             raise OSError(errno, "event descriptor")
         events = []
-        while wv_engine_next_event(self.engine, &event):
+        # Not for ever, however fast they come: what is left was posted after the read, so the descriptor tells of it.
+        for _ in range(WV_EVENTS):
+            if not wv_engine_next_event(self.engine, &event):
+                break
             kind = (
                 "heartbeat" if event.kind == WV_EVENT_HEARTBEAT
                 else "moved" if event.kind == WV_EVENT_MOVED
@@ -624,7 +630,7 @@ cdef class Engine:
                 raise MemoryError
             result = wv_engine_key_rx(self.engine, index, rx)
         if result < 0:
-            raise LocalError(f"link {index} is unknown, in clear mode, or has more shards than keys")
+            raise LocalError(f"link {index} is unknown, in clear mode, had this epoch, or has more shards than keys")
 
     def key_retire(self, uint32_t index, uint64_t epoch):
         wv_engine_key_retire(self.engine, index, epoch)
@@ -644,19 +650,23 @@ cdef class Engine:
         table = wv_table_new(len(names), sum(len(links) for links in by_source.values()))
         if table == NULL:
             raise MemoryError
-        for name, index, component in peers:
-            peer = wv_table_slot(table, name)
-            peer.name = name
-            peer.next = wv_engine_link(self.engine, index) if index else NULL
-            peer.component = component
-        for name, links in by_source.items():
-            peer = wv_table_slot(table, name)
-            peer.name = name
-            peer.tree = at
-            for index in links:
-                table.tree_links[at] = wv_engine_link(self.engine, index)
-                at += 1
-            peer.tree_len = at - peer.tree
+        try:
+            for name, index, component in peers:
+                peer = wv_table_slot(table, name)
+                peer.name = name
+                peer.next = wv_engine_link(self.engine, index) if index else NULL
+                peer.component = component
+            for name, links in by_source.items():
+                peer = wv_table_slot(table, name)
+                peer.name = name
+                peer.tree = at
+                for index in links:
+                    table.tree_links[at] = wv_engine_link(self.engine, index)
+                    at += 1
+                peer.tree_len = at - peer.tree
+        except BaseException:
+            free(table)
+            raise
         wv_engine_set_table(self.engine, table)
 
     def mac_pin(self, bytes mac):

@@ -71,7 +71,7 @@ static void captured(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *fr
     }
 }
 
-int wv_capture_burst(struct wv_shard *s) {
+void wv_capture_burst(struct wv_shard *s) {
     const size_t cap = sizeof(struct wv_vnet) + WV_FRAME_MAX;
     uint8_t *at = s->frame + WV_HEADROOM;
     size_t bytes = 0;
@@ -81,7 +81,7 @@ int wv_capture_burst(struct wv_shard *s) {
             if (errno == EINTR)
                 continue;
             s->tap_lost = errno != EAGAIN;
-            return 0;
+            return;
         }
         struct wv_vnet vnet;
         if ((size_t)n < sizeof vnet + WV_FRAME_MIN) {
@@ -92,5 +92,4 @@ int wv_capture_burst(struct wv_shard *s) {
         captured(s, &vnet, at + sizeof vnet, (size_t)n - sizeof vnet);
         bytes += (size_t)n;
     }
-    return 1;
 }

@@ -194,20 +194,22 @@ int wv_engine_link_remove(struct wv_engine *e, uint32_t index) {
 
 int wv_engine_key_tx(struct wv_engine *e, uint32_t index, struct wv_tx_key *key) {
     struct wv_link *link = wv_engine_link(e, index);
-    if (!link || link->clear || key->lanes < (uint32_t)e->shards_n) {
+    if (!link || link->clear || key->lanes < (uint32_t)e->shards_n || key->epoch < link->tx_epochs) {
         wv_tx_key_destroy(key);
         return -1;
     }
+    link->tx_epochs = key->epoch + 1;
     retire(e, destroy_tx, atomic_exchange(&link->tx, key));
     return 0;
 }
 
 int wv_engine_key_rx(struct wv_engine *e, uint32_t index, struct wv_rx_key *key) {
     struct wv_link *link = wv_engine_link(e, index);
-    if (!link || link->clear) {
+    if (!link || link->clear || key->epoch < link->rx_epochs) {
         wv_rx_key_destroy(key);
         return -1;
     }
+    link->rx_epochs = key->epoch + 1;
     retire(e, destroy_rx, atomic_exchange(&link->rx[key->epoch % 4], key));
     return 0;
 }
@@ -244,6 +246,7 @@ int wv_engine_next_event(struct wv_engine *e, struct wv_event *out) {
     pthread_mutex_lock(&e->events_lock);
     if (e->events_len) {
         *out = e->events[e->events_head];
+        e->events_waiting[out->index % WV_SLOTS]--;
         e->events_head = (e->events_head + 1) % WV_EVENTS;
         e->events_len--;
         found = 1;

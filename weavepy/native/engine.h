@@ -22,7 +22,8 @@ struct wv_event {
     struct wv_address source;
 };
 
-enum { WV_EVENTS = 1024, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
+/* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
+enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
 
 struct wv_heartbeat {
     uint32_t index;
@@ -49,6 +50,7 @@ struct wv_engine {
     pthread_mutex_t events_lock;
     struct wv_event events[WV_EVENTS];
     uint32_t events_head, events_len;
+    uint16_t events_waiting[WV_SLOTS]; /* by the index's slot */
 
     pthread_mutex_t commands_lock;
     struct wv_heartbeat commands[WV_COMMANDS];

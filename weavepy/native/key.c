@@ -65,7 +65,7 @@ long wv_seal(struct wv_tx_key *key, uint32_t lane, uint32_t index, const uint8_t
     size_t size = WV_HEADER + len + (key->aead ? WV_TAG : 0);
     if (size > cap)
         return 0;
-    if (l->blocks >= WV_BLOCKS_MAX)
+    if (key->aead && l->blocks >= WV_BLOCKS_MAX)
         return -1;
     /* The counter moves before the seal: a failure in between wastes a number instead of using a nonce twice. */
     uint64_t counter = l->counter++;

@@ -6,6 +6,7 @@
 #define WV_KEY_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,7 +26,7 @@ struct wv_tx_key {
     const struct wv_aead *aead; /* NULL in clear mode */
     uint64_t epoch;
     uint32_t lanes;
-    int worn; /* KeyWorn was said */
+    _Atomic int worn; /* KeyWorn was said */
     struct wv_tx_lane lane[];
 };
 

@@ -23,10 +23,9 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plai
             WV_COUNT(s, drop_oversize);
         return;
     }
-    if (key->lane[s->number].blocks > WV_BLOCKS_WORN && key->aead && !key->worn) {
-        key->worn = 1;
-        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_WORN, .index = link->index});
-    }
+    if (key->lane[s->number].blocks > WV_BLOCKS_WORN && key->aead && !atomic_exchange(&key->worn, 1) &&
+        !wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_WORN, .index = link->index}))
+        atomic_store(&key->worn, 0); /* not said after all: with the next datagram */
     struct wv_train *t = s->trains_n ? &s->trains[s->trains_n - 1] : NULL;
     if (t && t->link == link && !t->closed && (uint32_t)n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
         t->len + (uint32_t)n <= WV_TRAIN_BYTES) {
@@ -142,6 +141,10 @@ static void dropped(struct wv_shard *s, uint32_t datagrams, int error) {
         wv_count_n(s, WV_C_drop_tx_error, datagrams);
 }
 
+/* Whether the link's local address may be gone from this host; then the kernel may choose another. IPv6 says the first,
+ * IPv4 the second. */
+static int may_be_source(int error) { return error == EINVAL || error == ENETUNREACH; }
+
 /* A train as single datagrams, which the kernel may fragment. Slow, and always possible. */
 static void send_singly(struct wv_shard *s, const struct wv_train *t) {
     struct envelope e;
@@ -150,7 +153,7 @@ static void send_singly(struct wv_shard *s, const struct wv_train *t) {
         uint32_t n = t->len - at < t->segment ? t->len - at : t->segment;
         address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 1);
         ssize_t r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
-        if (r < 0 && errno == EINVAL) { /* the local address is gone: let the kernel choose one */
+        if (r < 0 && may_be_source(errno)) {
             address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 0);
             r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
         }
@@ -162,6 +165,17 @@ static void send_singly(struct wv_shard *s, const struct wv_train *t) {
             wv_count_n(s, WV_C_tx_bytes, n);
         }
     }
+}
+
+/* Sends a train from whatever address the kernel chooses. 0: refused too. */
+static int sent_from_elsewhere(struct wv_shard *s, const struct wv_train *t) {
+    struct envelope e;
+    struct msghdr m;
+    address(s, &m, &e, t->link, s->arena + t->at, t->len, t->count > 1 ? t->segment : 0, 0);
+    if (sendmsg(s->udp_fd, &m, MSG_DONTWAIT) < 0)
+        return 0;
+    sent(s, t);
+    return 1;
 }
 
 /* What to do when the kernel refused a train. Returns 1 to try again as it is, 0 when the train is dealt with. */
@@ -180,10 +194,15 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
         send_singly(s, t);
         return 0;
     }
+    if (may_be_source(error) && sent_from_elsewhere(s, t))
+        return 0;
     if (error == EMSGSIZE || error == EINVAL) {
         static const uint32_t steps[] = {8950, 1500, 1400, 1280, 576};
         uint32_t now = atomic_load(&t->link->path_mtu);
-        for (size_t i = 0; t->count > 1 && i < sizeof steps / sizeof *steps; i++) {
+        /* Trains that were sealed before the last step say nothing about the present one. */
+        size_t most = atomic_load(&t->link->room) + WV_HEADER + (t->link->clear ? 0 : WV_TAG);
+        int news = t->count > 1 && t->segment <= most;
+        for (size_t i = 0; news && i < sizeof steps / sizeof *steps; i++) {
             if (steps[i] < now) {
                 wv_link_set_path_mtu(t->link, steps[i]);
                 break;

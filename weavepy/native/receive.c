@@ -224,7 +224,7 @@ static size_t train_segment(struct msghdr *m) {
     return 0;
 }
 
-int wv_receive_burst(struct wv_shard *s) {
+void wv_receive_burst(struct wv_shard *s) {
     struct mmsghdr messages[WV_RX_SLOTS];
     struct iovec iov[WV_RX_SLOTS];
     struct wv_address from[WV_RX_SLOTS];
@@ -253,5 +253,4 @@ int wv_receive_burst(struct wv_shard *s) {
             datagram(s, d + at, len - at < segment ? len - at : segment, &from[i]);
     }
     wv_rebuild_flush(&s->rebuild); /* the receive buffers are used again */
-    return n == WV_RX_SLOTS;
 }

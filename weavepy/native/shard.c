@@ -68,18 +68,25 @@ void wv_shard_free(struct wv_shard *s) {
     free(s);
 }
 
-void wv_post_event(struct wv_shard *s, const struct wv_event *event) {
+int wv_post_event(struct wv_shard *s, const struct wv_event *event) {
     struct wv_engine *e = s->engine;
+    uint16_t *waiting = &e->events_waiting[event->index % WV_SLOTS];
     pthread_mutex_lock(&e->events_lock);
-    if (e->events_len == WV_EVENTS)
-        WV_COUNT(s, events_lost); /* heartbeats come again */
-    else
+    int posted = e->events_len < WV_EVENTS && *waiting < WV_EVENTS_LINK;
+    if (posted) {
         e->events[(e->events_head + e->events_len++) % WV_EVENTS] = *event;
+        ++*waiting;
+    }
     pthread_mutex_unlock(&e->events_lock);
+    if (!posted) {
+        WV_COUNT(s, events_lost); /* heartbeats come again */
+        return 0;
+    }
     uint64_t one = 1;
     if (write(e->event_fd, &one, sizeof one) < 0) {
         /* full: the reader is told already */
     }
+    return 1;
 }
 
 static void send_heartbeat(struct wv_shard *s, const struct wv_heartbeat *h) {
@@ -155,15 +162,13 @@ void *wv_shard_run(void *context) {
             tap = 1;
             s->tap_lost = 0;
         }
-        /* Receiving first: it frees memory, and answers are what senders wait for. */
-        do {
-            if (udp)
-                udp = wv_receive_burst(s);
-            if (tap)
-                tap = wv_capture_burst(s);
-            wv_outbox_flush(s);
-            take_tables(s);
-        } while ((udp || tap) && !atomic_load_explicit(&e->stopping, memory_order_relaxed));
+        /* One burst each way, and then all three are looked at again: a TAP that never runs dry must keep neither
+         * datagrams nor heartbeats waiting. Receiving first: it frees memory, and answers are what senders wait for. */
+        if (udp)
+            wv_receive_burst(s);
+        if (tap)
+            wv_capture_burst(s);
+        wv_outbox_flush(s);
         if (s->tap_lost)
             watch_tap(s, 0);
     }

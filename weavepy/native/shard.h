@@ -62,7 +62,7 @@ static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n)
 }
 #define WV_COUNT(s, name) wv_count_n(s, WV_C_##name, 1)
 
-void wv_post_event(struct wv_shard *s, const struct wv_event *event);
+int wv_post_event(struct wv_shard *s, const struct wv_event *event); /* 0: no room, and counted */
 
 /* outbox.c: sealing and sending */
 void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
@@ -73,11 +73,11 @@ void wv_outbox_unstage(struct wv_shard *s); /* seals what is staged */
 void wv_outbox_send(struct wv_shard *s);    /* sends what is sealed */
 void wv_outbox_flush(struct wv_shard *s);   /* both */
 
-/* capture.c: TAP to links. Returns 1 if there may be more. */
-int wv_capture_burst(struct wv_shard *s);
+/* capture.c: TAP to links */
+void wv_capture_burst(struct wv_shard *s);
 
-/* receive.c: links to TAP. Returns 1 if there may be more. */
-int wv_receive_burst(struct wv_shard *s);
+/* receive.c: links to TAP */
+void wv_receive_burst(struct wv_shard *s);
 void wv_deliver(void *shard, struct iovec *iov, int n, size_t frame_len); /* a wv_frame_sink */
 
 #endif

@@ -28,6 +28,8 @@ struct wv_link {
     pthread_spinlock_t lock; /* of the two addresses and the heartbeat stamps */
     struct wv_address remote, local;
     uint64_t stamp, stamp_at_us;
+    /* Epochs below these had their keys. Again would mean counters from 0 and an empty window under a used key. */
+    uint64_t tx_epochs, rx_epochs;
     _Atomic(struct wv_tx_key *) tx;
     _Atomic(struct wv_rx_key *) rx[4]; /* by the epoch's two low bits */
     _Atomic uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams;

@@ -37,21 +37,22 @@ class Peer:
 
     def __init__(self, name, index, host="127.0.0.1"):
         self.name, self.index = name, index
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind((host, 0))
         self.sock.settimeout(WAIT_S)
         self.clear = False
 
     def join(self, engine, port, *, clear=False, lanes=1):
-        self.clear, self.to = clear, ("127.0.0.1", port)
+        self.clear, self.to = clear, (self.sock.getsockname()[0], port)
         engine.link_add(self.index, self.name, clear)
         self.keys(engine, 0, lanes)
-        engine.link_remote(self.index, self.index + 1, *self.sock.getsockname(), "", 1500)
+        engine.link_remote(self.index, self.index + 1, *self.sock.getsockname()[:2], "", 1500)
 
     def keys(self, engine, epoch, lanes=1):
         if self.clear:
             return
-        out, into = bytes([epoch]) + b"out" * 10 + b"!", bytes([epoch]) + b"in" * 15 + b"!"
+        mark = bytes([epoch % 256])
+        out, into = mark + b"out" * 10 + b"!", mark + b"in" * 15 + b"!"
         engine.key_install(self.index, False, epoch, CIPHER, [into] * lanes)
         engine.key_install(self.index, True, epoch, CIPHER, [out] * lanes)
         self.sealer, self.opener = Sealer(CIPHER, into, self.index, epoch=epoch), Opener(CIPHER, out)
@@ -85,7 +86,7 @@ class Peer:
 class Host:
     """An engine, its TAP's other end, and its port."""
 
-    def __init__(self, shards=1, **options):
+    def __init__(self, shards=1, address="127.0.0.1", **options):
         self.taps = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(shards)]
         for ours, theirs in self.taps:
             ours.setblocking(False)
@@ -93,13 +94,13 @@ class Host:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.tap = self.taps[0][1]
-        self.udp = open_data_sockets("127.0.0.1", 0, 1)
+        self.udp = open_data_sockets(address, 0, 1)
         with socket.socket(fileno=self.udp[0]) as sock:
             self.port = sock.getsockname()[1]
             sock.detach()
         if shards > 1:
             socket.close(self.udp.pop())
-            self.udp = open_data_sockets("127.0.0.1", self.port, shards)
+            self.udp = open_data_sockets(address, self.port, shards)
         self.engine = Engine(
             SELF, [ours.fileno() for ours, _ in self.taps], self.udp, overlay_mtu=1376, **options
         )
@@ -142,10 +143,10 @@ def world():
         yield make_world(stack)
 
 
-def make_world(stack, *, clear=False, lanes=1, **options):
-    host = Host(**options)
+def make_world(stack, *, clear=False, lanes=1, address="127.0.0.1", **options):
+    host = Host(address=address, **options)
     stack.callback(host.close)
-    b, c = Peer(B, 0x11001), Peer(C, 0x22002)
+    b, c = Peer(B, 0x11001, address), Peer(C, 0x22002, address)
     for peer in (b, c):
         stack.callback(peer.sock.close)
         peer.join(host.engine, host.port, clear=clear, lanes=lanes)
@@ -510,7 +511,7 @@ def test_tables_and_keys_change_under_traffic(world):
     host, b, c = world
     for n in range(300):
         host.capture(ethernet(BROADCAST, MAC1))
-        b.keys(host.engine, n % 200)
+        b.keys(host.engine, n + 1)
         tables(host, trees=[(SELF, (0x11001, 0x22002)), *((p, (0x22002,)) for p in range(1000, 1000 + n))])
         if n % 10 == 0:
             host.engine.link_remove(c.index)
