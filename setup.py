@@ -6,6 +6,7 @@ WEAVEPY_SANITIZE=1 builds it with AddressSanitizer and UBSan (make test-asan).
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -13,6 +14,7 @@ from setuptools import Extension, setup
 HEADERS = {
     "openssl/evp.h": "libssl-dev",
     "linux/virtio_net.h": "linux-libc-dev",
+    "stdlib.h": "libc6-dev",
 }
 
 
@@ -20,6 +22,8 @@ def missing_packages() -> list[str]:
     """Names the Debian packages whose files the build needs and doesn't find."""
     roots = [Path("/usr/include"), *Path("/usr/include").glob("*-linux-gnu"), Path("/usr/local/include")]
     missing = [pkg for header, pkg in HEADERS.items() if not any((r / header).exists() for r in roots)]
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        missing.append("python3-dev")
     if not (shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")):
         missing.append("gcc")
     return missing
