@@ -104,7 +104,15 @@ class Attachments:
         self._journal.put(f"{PREFIX}{attachment.netns_inode}", intent)
 
     def _detach(self, target: str, cidrs: Sequence[str]) -> tuple[list[str], Attachment | None, int]:
-        inode = target_identity(target)["netns_inode"]
+        try:
+            inode = target_identity(target)["netns_inode"]
+        except LocalError:
+            gone = next((a for a in self.present.values() if a.target == target), None)
+            if gone is None:
+                raise
+            # The container ended while it was attached, and its interface with it.
+            self._journal.delete(f"{PREFIX}{gone.netns_inode}")
+            return list(gone.cidrs), None, gone.netns_inode
         assert isinstance(inode, int)
         key = f"{PREFIX}{inode}"
         intent = self._journal.items(key).get(key)

@@ -184,3 +184,17 @@ def test_one_that_cannot_come_back_now_is_kept_and_hinders_no_other(
     run(store, pins, after)
     assert pins.macs == {EIGHT}
     assert sorted(store.items("attach/")) == ["attach/70", "attach/80"]
+
+
+def test_a_container_that_ended_can_be_detached(machine: Machine, store: Store) -> None:
+    pins = Pins()
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        del machine.inodes["pid:7"]
+        assert await attachments.detach("pid:7", []) == ["10.0.0.1/24"]
+        assert (pins.macs, attachments.present, store.items("attach/")) == (set(), {}, {})
+        with pytest.raises(LocalError, match="no pid:7"):
+            await attachments.detach("pid:7", [])
+
+    run(store, pins, scenario)
