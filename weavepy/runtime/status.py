@@ -27,6 +27,8 @@ _ADVICE = (
     ("network is unreachable", "this host has no route to that address"),
     ("no overlay in common", "let both hosts choose the --cipher, and run neighbouring versions"),
 )
+_SILENT_S = 3.0  # on a network that lets UDP through, a link comes up in a fraction of this
+_NO_FRAMES = "the control connection is up, but no frame came through; is UDP blocked?"
 _OURSELVES = "router's own"  # the router's word for a target that turned out to be this host
 
 
@@ -112,9 +114,12 @@ def verdict(report: Report) -> tuple[bool, str]:
         )
     if coming:
         names = ", ".join(c["Address"] for c in coming[:3])
+        pending = [c.get("Attrs") or {} for c in coming if c["State"] == "pending"]
+        silent = any((attrs.get("since_s") or 0) >= _SILENT_S for attrs in pending)
         return (
             False,
-            f"Not there yet: {len(up)} of {len(connections)} peers established, waiting for {names}.",
+            f"Not there yet: {len(up)} of {len(connections)} peers established, waiting for {names}"
+            f"{f': {_NO_FRAMES}' if silent else ''}.",
         )
     if unresolved := report.get("Unresolved", ()):
         return False, f"Not connected: the name {_visible(unresolved[0])} has no address; see your DNS."

@@ -155,6 +155,12 @@ def test_an_escape_sequence_in_a_nickname_is_shown_not_obeyed() -> None:
         ((DOWN, DOWN), False, "1 more like it"),
         ((connection("10.0.0.2:6783", "connecting"),), False, "waiting for 10.0.0.2:6783"),
         ((connection("10.0.0.2:6783", "pending", outbound=False),), False, "Not there yet: 0 of 1"),
+        ((connection("10.0.0.2:6783", "pending", since_s=1.0),), False, "waiting for 10.0.0.2:6783."),
+        (
+            (connection("10.0.0.2:6783", "pending", since_s=9.0),),
+            False,
+            "10.0.0.2:6783: the control connection is up",
+        ),
         # Strangers at the door, and this host in a list that all hosts share, are no reason to worry.
         ((UP, connection("6.6.6.6:1", "connecting", "handshake", outbound=False)), True, "1 of 1"),
         ((UP, connection("10.0.0.1:6783", "failed", "the address is this router's own")), True, "1 of 1"),
