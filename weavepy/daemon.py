@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from weavepy import __version__, _fastpath
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.api import SOCKET_NAME, Api, open_tcp_socket, open_unix_socket
@@ -70,8 +70,9 @@ def main(arguments: list[str]) -> int:
                 print("usage: python -m weavepy.daemon run|reset; use the command `weavepy`", file=sys.stderr)
                 return 2
     except LocalError as error:
-        ready.failed(str(error))
-        return 1
+        code = 2 if isinstance(error, UsageError) else 1
+        ready.failed(str(error), code)
+        return code
     return 0
 
 
@@ -90,10 +91,10 @@ class _Ready:
             notify_systemd("READY=1")
         self._tell({"pid": os.getpid(), "warnings": warnings})
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, code: int) -> None:
         if self._descriptor is None:
             print(f"weavepy: {reason}", file=sys.stderr)
-        self._tell({"error": reason})
+        self._tell({"error": reason, "code": code})
 
     def _tell(self, message: dict[str, object]) -> None:
         if self._descriptor is not None:

@@ -21,5 +21,9 @@ class LocalError(WeavepyError):
     """The caller or the operator asked for something impossible; the text says what to do instead."""
 
 
+class UsageError(LocalError):
+    """What was typed can't be right, on this or any other machine: trying again won't help."""
+
+
 class Unavailable(WeavepyError):  # noqa: N818
     """What was asked for is not there yet; asking again later may succeed."""

@@ -140,6 +140,16 @@ def test_not_root(lab: Lab) -> None:
     assert "root" in done.stderr
 
 
+def test_what_makes_no_sense_is_a_usage_error(lab: Lab, password: str) -> None:
+    """The unit doesn't try again then: `RestartPreventExitStatus=2`."""
+    host = lab.add_host()
+    for wrong in (("--port", "0"), ("--host", "myhost"), ("host:99999",), ("--no-encryption",)):
+        code, text = refused(host, "launch", "--password-file", password, *wrong)
+        assert (code, wrong[0] in text) == (2, True)
+    with foreground(host, ["--password-file", password, "--mtu", "1"]) as (process, _notify):
+        assert process.wait(WAIT_S) == 2
+
+
 def test_no_tun_device(lab: Lab) -> None:
     host = lab.add_host()
     script = "mount -t tmpfs none /dev/net && exec " + " ".join([sys.executable, "-m", "weavepy.cli"])

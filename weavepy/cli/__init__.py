@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from weavepy.errors import WeavepyError
+from weavepy.errors import UsageError, WeavepyError
 
 COMMANDS = {
     "launch": "weavepy.cli.launch",
@@ -32,6 +32,7 @@ COMMANDS = {
 }
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
 EXIT_TIMED_OUT = 4
 
@@ -65,6 +66,8 @@ class _Commands(click.Group):
             code = EXIT_FAILED
             if isinstance(error, CommandError):
                 code = error.code
+            elif isinstance(error, UsageError):
+                code = EXIT_USAGE
             elif isinstance(error, RouterNotRunningError):
                 code = EXIT_NOT_RUNNING
             elif isinstance(error, RouterTimeoutError):

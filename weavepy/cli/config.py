@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 
 CONFIG_FILE = "/etc/weavepy/weavepy.toml"
 RUN_DIR = "/run/weavepy"
@@ -47,7 +47,7 @@ def check_keys(config: Collection[str], known: Collection[str]) -> None:
     """Refuses a key that isn't the long name of a flag of `launch`."""
     if unknown := sorted(set(config) - set(known)):
         path = os.environ.get("WEAVEPY_CONFIG", CONFIG_FILE)
-        raise LocalError(
+        raise UsageError(
             f"{path}: unknown key {unknown[0]!r}; the keys are the long flags of `weavepy launch`"
         )
 

@@ -178,7 +178,7 @@ def _start_router(request: dict[str, Any]) -> None:
     word = json.loads(text)
     if "error" in word:
         process.wait()
-        raise CommandError(word["error"])
+        raise CommandError(word["error"], word["code"])
     process.returncode = 0  # it lives on, and that is what we want
     for warning in word["warnings"]:
         click.echo(f"weavepy: warning: {warning}", err=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 from weavepy.lab.checks import Outcome, Walk
 from weavepy.lab.hosts import Lab
 
@@ -22,7 +22,7 @@ def run_demo(hosts: int, keep: bool, json_file: str | None, out: Callable[[str],
     `json_file` gets `{"ok", "checks": [{"name", "ok", "detail"}], "figures": {...}}`, also after a failure.
     """
     if not 2 <= hosts <= HOSTS_MAX:
-        raise LocalError(f"a demo needs 2 to {HOSTS_MAX} hosts")
+        raise UsageError(f"a demo needs 2 to {HOSTS_MAX} hosts")
     outcome = Outcome()
     if json_file is not None:
         _write_json(outcome, Path(json_file))  # a file that can't be written is found out before the work

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 
 from weavepy import limits
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 from weavepy.events import Address
 
 # Linux numbers; the socket module has no names for them.
@@ -25,19 +25,22 @@ def plain_host(host: str) -> str:
 
 
 def split_peer(text: str) -> Address:
-    """Splits a peer as typed: `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address."""
+    """Splits a peer as typed: `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+
+    UsageError if it is none of them.
+    """
     host, port = text, ""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         port = rest[1:]
         if not bracket or (rest and not rest.startswith(":")):
-            raise LocalError(f"{text!r}: write an IPv6 peer as [ADDRESS] or [ADDRESS]:PORT")
+            raise UsageError(f"{text!r}: write an IPv6 peer as [ADDRESS] or [ADDRESS]:PORT")
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253:
-        raise LocalError(f"{text!r} names no host; write HOST or HOST:PORT")
+        raise UsageError(f"{text!r} names no host; write HOST or HOST:PORT")
     if port and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise LocalError(f"{text!r}: a port is 1 to 65535")
+        raise UsageError(f"{text!r}: a port is 1 to 65535")
     return Address(host, int(port or 0))
 
 

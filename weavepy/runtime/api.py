@@ -181,6 +181,10 @@ def open_tcp_socket(host: str, port: int, flag: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=64)
+    except socket.gaierror:
+        raise LocalError(
+            f"{flag} {host}:{port}: the name {host} has no address; give an IP address"
+        ) from None
     except OSError as error:
         raise LocalError(
             f"{flag} {host}:{port}: {reason_of(error)}; choose another address, or '' for none"

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 from weavepy.events import Address, PeerName
 from weavepy.router import NEIGHBOURS_KEY
+from weavepy.runtime.addresses import split_peer
 from weavepy.runtime.credentials import Password, choose_password, load_peer_name
 from weavepy.runtime.options import LaunchOptions, merge, options_from_json
 from weavepy.runtime.targets import TARGETS_KEY
@@ -84,7 +85,7 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
     password = None
     if options.no_encryption:
         if secret_given:
-            raise LocalError("a password and --no-encryption contradict each other; give one of them")
+            raise UsageError("a password and --no-encryption contradict each other; give one of them")
         warnings.append("encryption is off: everybody on the way can read and change the containers' traffic")
     else:
         password = choose_password(
@@ -96,6 +97,8 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
                 "WEAVEPY_PASSWORD (`weavepy keygen` makes a good one), or say --no-encryption"
             )
         warnings += password.warnings
+    for peer in launch.peers:
+        split_peer(peer)  # what is no peer now won't be one later either
     targets = store.get(TARGETS_KEY)
     remembered = tuple(str(t) for t in targets) if isinstance(targets, list) else ()
     return Settings(

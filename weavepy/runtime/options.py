@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from weavepy import limits
-from weavepy.errors import LocalError
+from weavepy.errors import UsageError
+from weavepy.runtime.addresses import is_literal
 
 DEFAULT_PORT = 6783
 DEFAULT_STATUS_ADDRESS = "127.0.0.1:6782"
@@ -46,23 +47,27 @@ class LaunchOptions:
     def __post_init__(self) -> None:
         """Refuses what can't work, naming the flag."""
         if self.cipher != "auto" and self.cipher not in CIPHERS:
-            raise LocalError(f"--cipher {self.cipher}: choose auto, {' or '.join(CIPHERS)}")
+            raise UsageError(f"--cipher {self.cipher}: choose auto, {' or '.join(CIPHERS)}")
+        if self.host and not is_literal(self.host):
+            raise UsageError(
+                f"--host {self.host}: write one of this machine's IP addresses, such as 192.0.2.1"
+            )
         if not 1 <= self.port <= 65535:
-            raise LocalError(f"--port {self.port}: a port is 1 to 65535")
+            raise UsageError(f"--port {self.port}: a port is 1 to 65535")
         if not limits.OVERLAY_MTU_MIN <= self.mtu <= limits.OVERLAY_MTU_MAX:
-            raise LocalError(f"--mtu {self.mtu}: {limits.OVERLAY_MTU_MIN} to {limits.OVERLAY_MTU_MAX} work")
+            raise UsageError(f"--mtu {self.mtu}: {limits.OVERLAY_MTU_MIN} to {limits.OVERLAY_MTU_MAX} work")
         if not 0 <= self.conn_limit < limits.LINKS_MAX:
-            raise LocalError(
+            raise UsageError(
                 f"--conn-limit {self.conn_limit}: 1 to {limits.LINKS_MAX - 1}, or 0 for the most"
             )
         if not 1 <= self.shards <= limits.LANES_MAX:
-            raise LocalError(f"--shards {self.shards}: 1 to {limits.LANES_MAX} work")
+            raise UsageError(f"--shards {self.shards}: 1 to {limits.LANES_MAX} work")
         if self.log_level not in LOG_LEVELS:
-            raise LocalError(f"--log-level {self.log_level}: choose {', '.join(LOG_LEVELS)}")
+            raise UsageError(f"--log-level {self.log_level}: choose {', '.join(LOG_LEVELS)}")
         if self.rekey_interval < 1:
-            raise LocalError(f"--rekey-interval {self.rekey_interval}: at least one second")
+            raise UsageError(f"--rekey-interval {self.rekey_interval}: at least one second")
         if len(self.nickname.encode()) > limits.NICKNAME_BYTES_MAX:
-            raise LocalError(
+            raise UsageError(
                 f"--nickname is longer than {limits.NICKNAME_BYTES_MAX} bytes; choose a shorter one"
             )
         self.offloads_off()
@@ -76,7 +81,7 @@ class LaunchOptions:
         if "all" in names:
             return frozenset(OFFLOADS)
         if unknown := names - set(OFFLOADS):
-            raise LocalError(f"--no-offload {sorted(unknown)[0]}: choose from {', '.join(OFFLOADS)} or all")
+            raise UsageError(f"--no-offload {sorted(unknown)[0]}: choose from {', '.join(OFFLOADS)} or all")
         return names
 
     def nickname_or_default(self) -> str:
@@ -87,18 +92,18 @@ class LaunchOptions:
 
 
 def options_from_json(values: Mapping[str, object]) -> LaunchOptions:
-    """Builds options from JSON values; LocalError for an unknown name or a value of the wrong type."""
+    """Builds options from JSON values; UsageError for an unknown name or a value of the wrong type."""
     reference = LaunchOptions()
     known = {field.name for field in fields(LaunchOptions)}
     checked: dict[str, object] = {}
     for name, value in values.items():
         if name not in known:
-            raise LocalError(f"unknown option {name!r}; see `weavepy launch --help`")
+            raise UsageError(f"unknown option {name!r}; see `weavepy launch --help`")
         expected = type(getattr(reference, name) if name != "status_addr" else "")
         if expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected:
-            raise LocalError(
+            raise UsageError(
                 f"option {name!r} must be of type {expected.__name__}, not {type(value).__name__}"
             )
         checked[name] = value
@@ -124,9 +129,9 @@ def merge(
 
 
 def split_host_port(text: str, flag: str) -> tuple[str, int]:
-    """Splits "127.0.0.1:6782" or "[::1]:6782"; LocalError naming `flag` if it is neither."""
+    """Splits "127.0.0.1:6782" or "[::1]:6782"; UsageError naming `flag` if it is neither."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise LocalError(f"{flag} {text}: write it as ADDRESS:PORT, for example 127.0.0.1:6782")
+        raise UsageError(f"{flag} {text}: write it as ADDRESS:PORT, for example 127.0.0.1:6782")
     return host, int(port)

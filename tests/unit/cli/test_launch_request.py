@@ -116,7 +116,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
 @pytest.mark.parametrize("key", ["cypher", "no_discovery", "peers", "foreground", "help"])
 def test_an_unknown_key_is_named(requests: list[dict[str, Any]], tmp_path: Path, key: str) -> None:
     configure(tmp_path, f"{key} = 1\n")
-    result = launch(code=1)
+    result = launch(code=2)
     assert f"unknown key '{key}'" in result.stderr
     assert requests == []
 

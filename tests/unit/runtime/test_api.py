@@ -286,3 +286,12 @@ def test_a_taken_port_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(LocalError, match=rf"--http-addr 127.0.0.1:{port}: address already in use"):
             open_tcp_socket("127.0.0.1", port, "--http-addr")
+
+
+def test_a_name_without_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "create_server", fail)
+    with pytest.raises(LocalError, match=r"--http-addr nowhere:80: the name nowhere has no address"):
+        open_tcp_socket("nowhere", 80, "--http-addr")

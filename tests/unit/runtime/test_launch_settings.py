@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, UsageError
 from weavepy.runtime.launch import Launch, Settings, settle
 from weavepy.store import Store
 
@@ -94,3 +94,10 @@ def test_secrets_are_in_no_repr(tmp_path: Path, store: Store) -> None:
     launch = Launch(tmp_path, tmp_path, password=SECRET)
     assert SECRET not in repr(launch) + repr(settle(launch, store, USABLE))
     assert SECRET not in str(store.items(""))
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1:99999", "[::1", "two words", ""])
+def test_what_is_no_peer_is_refused_before_it_is_kept(tmp_path: Path, store: Store, peer: str) -> None:
+    with pytest.raises(UsageError, match=r"write|port"):
+        launched(tmp_path, store, password=SECRET, peers=("good", peer))
+    assert launched(tmp_path, store, password=SECRET).peers == ()

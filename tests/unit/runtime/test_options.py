@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from weavepy.errors import LocalError
+from weavepy.errors import UsageError
 from weavepy.runtime.options import LaunchOptions, merge, options_from_json, split_host_port
 
 
@@ -12,6 +12,7 @@ from weavepy.runtime.options import LaunchOptions, merge, options_from_json, spl
     ("values", "said"),
     [
         ({"cipher": "rot13"}, "--cipher rot13"),
+        ({"host": "myhost"}, "--host myhost"),
         ({"port": 0}, "--port 0"),
         ({"port": 65536}, "--port 65536"),
         ({"mtu": 575}, "--mtu 575"),
@@ -33,7 +34,7 @@ from weavepy.runtime.options import LaunchOptions, merge, options_from_json, spl
     ],
 )
 def test_what_cannot_work_is_refused_by_name(values: dict[str, object], said: str) -> None:
-    with pytest.raises(LocalError, match="^(option )?" + re.escape(said)):
+    with pytest.raises(UsageError, match="^(option )?" + re.escape(said)):
         options_from_json(values)
 
 
