@@ -560,6 +560,8 @@ class Router:
             self._effects.append(Send(session.connection.conn, data))
 
     def _log(self, level: str, text: str) -> None:
+        # Peers choose their nicknames: none may begin another line, or speak to the operator's terminal.
+        text = "".join(character if character.isprintable() else "?" for character in text)
         self._effects.append(Log(level, text))
 
     def _log_stranger(self, text: str, now: float) -> None:

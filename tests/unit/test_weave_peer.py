@@ -134,3 +134,16 @@ def test_without_the_same_password_there_is_nothing(*, dials: bool) -> None:
 def test_only_protocol_2_is_spoken(*, dials: bool, versions: bytes, welcome: bool) -> None:
     weave = Weave(router(PASSWORD), dials=dials, password=PASSWORD, overlays="fastpath", versions=versions)
     assert weave.closed is not welcome
+
+
+def test_a_nickname_is_one_line_of_plain_text_in_the_log() -> None:
+    weave = Weave(
+        router(PASSWORD),
+        dials=True,
+        password=PASSWORD,
+        overlays="fastpath",
+        nickname="x\nERROR \x1b[2J all is lost",
+    )
+    assert not weave.closed
+    assert "x?ERROR ?[2J all is lost" in weave.logged()
+    assert all(e.text.isprintable() for e in weave.effects if isinstance(e, ev.Log))

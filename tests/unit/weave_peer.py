@@ -176,6 +176,7 @@ class Weave:
         versions: bytes = b"\x01\x02",
         opening: bytes | None = None,
         at: float = 1.0,
+        nickname: str = "weave",
     ) -> None:
         """`opening`: octets to send instead of the handshake."""
         self.router = router
@@ -190,7 +191,7 @@ class Weave:
         texts = {
             "PeerNameFlavour": "mac",
             "Name": "2::2",
-            "NickName": "weave",
+            "NickName": nickname,
             "UID": "18446744073709551615",
             "ConnID": "77",
             "ShortID": "816",

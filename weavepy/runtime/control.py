@@ -26,7 +26,7 @@ log = logging.getLogger("weavepy.control")
 READ_BYTES_PER_TURN = 256 * 1024  # four reads of the loop's buffer
 FLUSH_TIMEOUT_S = 5.0  # a closed connection whose peer reads nothing is cut off
 LISTEN_BACKLOG = 128
-DESCRIPTORS_RETRY_S = 1.0  # out of file descriptors: wait this long before accepting again
+ACCEPT_RETRY_S = 1.0  # out of file descriptors, for example: wait this long before accepting again
 
 
 class Owner(Protocol):
@@ -141,12 +141,10 @@ class Listener:
             connection, _ = self._sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                raise
+        except OSError as error:  # no descriptors or memory, mostly; whatever it is, it must not spin
             log.error("cannot accept connections for now: %s", error.strerror)
             self._pause()
-            self._next_turn_after(DESCRIPTORS_RETRY_S)
+            self._next_turn_after(ACCEPT_RETRY_S)
             return
         self._room -= 1
         if self._room == 0:

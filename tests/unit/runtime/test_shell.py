@@ -455,7 +455,7 @@ def test_without_descriptors_accepting_waits_and_does_not_spin(
         def close(self) -> None:
             self.sock.close()
 
-    monkeypatch.setattr(control, "DESCRIPTORS_RETRY_S", 0.2)
+    monkeypatch.setattr(control, "ACCEPT_RETRY_S", 0.2)
 
     async def scenario() -> None:
         got: list[socket.socket] = []
