@@ -101,6 +101,16 @@ def test_what_others_made_is_left_alone(lab: Lab) -> None:
     assert "weave" in links(host)
 
 
+def test_a_bridge_that_others_made_is_used_but_not_removed(lab: Lab) -> None:
+    host = lab.add_host()
+    run_ip(host.name, "link add weave type bridge")
+    for _launch in range(2):
+        with closing(make(host).tap_fds):
+            assert links(host)["vethwe-tap"]["master"] == "weave"
+            assert inside(host, remove_overlay) == ["vethwe-tap"]
+    assert "weave" in links(host)
+
+
 def test_a_tap_that_somebody_holds_is_explained(lab: Lab) -> None:
     host = lab.add_host()
     with closing(make(host).tap_fds):

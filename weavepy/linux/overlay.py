@@ -21,6 +21,7 @@ from weavepy.linux.tap import DEVICE, open_tap
 
 _TAP_QUEUE_FRAMES: Final = 256  # of up to 64 KB: more only adds delay, far fewer lose frames (measured)
 _PROBE: Final = "weaveprobe"
+_ALIAS: Final = "weavepy"  # tells our bridge from one that somebody else, Weave Net for one, called `weave`
 _HOST_NAME: Final = re.compile(rf"{HOST_PREFIX}[0-9a-f]+$")
 
 
@@ -102,7 +103,7 @@ def remove_overlay() -> list[str]:
             rt.delete_link(link.index)
             removed.append(link.name)
         bridge = rt.find(BRIDGE)
-        if bridge is not None and bridge.kind == "bridge":
+        if bridge is not None and bridge.kind == "bridge" and bridge.alias == _ALIAS:
             rt.delete_link(bridge.index)
             removed.append(BRIDGE)
     return removed
@@ -121,6 +122,8 @@ def _bridge(rt: Route, mac: bytes, mtu: int) -> tuple[bool, Link]:
             f"or remove it (ip link delete {BRIDGE})"
         )
     silence(BRIDGE)
+    if made:
+        rt.set_link(bridge.index, ifalias=_ALIAS)
     if bridge.mac != mac:
         rt.set_link(bridge.index, address=format_mac(mac))
     rt.set_link(bridge.index, kind="bridge", br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0)

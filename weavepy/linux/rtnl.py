@@ -43,6 +43,7 @@ class Link:
     up: bool
     master: int
     peer_index: int
+    alias: str
 
 
 class Route:
@@ -159,4 +160,5 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & 1),
         master=message.get("master") or 0,
         peer_index=message.get("link") or 0,
+        alias=message.get("ifalias") or "",
     )
