@@ -25,7 +25,8 @@ _ADVICE = (
     ("no answer", "is the host up, and does its firewall let the port through?"),
     ("no route to host", "is the address right, and the host up?"),
     ("network is unreachable", "this host has no route to that address"),
-    ("no overlay in common", "let both hosts choose the --cipher, and run neighbouring versions"),
+    ("no cipher that both", "give both hosts the same --cipher, or none"),
+    ("no overlay in common", "both hosts must run weavepy, in neighbouring versions"),
 )
 _SILENT_S = 3.0  # on a network that lets UDP through, a link comes up in a fraction of this
 _NO_FRAMES = "the control connection is up, but no frame came through; is UDP blocked?"

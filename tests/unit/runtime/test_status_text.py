@@ -182,3 +182,8 @@ def test_a_name_without_address_needs_attention() -> None:
 def test_advice_is_added_to_known_reasons_only() -> None:
     assert advise("something new") == "something new"
     assert advise("no route to host") == "no route to host (is the address right, and the host up?)"
+
+
+def test_a_peer_of_another_kind_gets_other_advice_than_one_with_another_cipher() -> None:
+    assert "must run weavepy" in advise("no overlay in common: we offer fastpath, the peer sleeve")
+    assert "same --cipher" in advise("no overlay in common: no cipher that both ends list")
