@@ -70,12 +70,12 @@ static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *e
     return 1;
 }
 
-static void heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, const struct wv_address *from) {
+static int heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, const struct wv_address *from) {
     uint64_t stamp, echo, now = wv_now_us();
     struct wv_event event = {.kind = WV_EVENT_HEARTBEAT, .index = link->index, .source = *from};
     if (wv_decode_heartbeat(r, &event.heard, &stamp, &echo) < 0) {
         WV_COUNT(s, drop_record);
-        return;
+        return 0;
     }
     pthread_spin_lock(&link->lock);
     link->stamp = stamp;
@@ -84,6 +84,7 @@ static void heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_
     if (echo && echo <= now && now - echo < 60000000)
         event.rtt_us = (uint32_t)(now - echo) + 1;
     wv_post_event(s, &event);
+    return 1;
 }
 
 /* Returns 0 when the record breaks a rule; then the rest of its datagram is dropped. */
@@ -93,10 +94,8 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
     const uint8_t *ethernet = r->body;
     uint64_t source = r->has_path ? r->source : link->peer;
 
-    if (r->kind == WV_KIND_HEARTBEAT) {
-        heartbeat(s, link, r, from);
-        return 1;
-    }
+    if (r->kind == WV_KIND_HEARTBEAT)
+        return heartbeat(s, link, r, from);
     if (r->kind == WV_KIND_FRAME) {
         if (wv_check_frame(r) < 0) {
             WV_COUNT(s, drop_record);

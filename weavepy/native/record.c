@@ -103,7 +103,7 @@ int wv_decode_slice(const struct wv_record *r, struct wv_slice *s, struct wv_hea
 }
 
 int wv_decode_heartbeat(const struct wv_record *r, int *heard, uint64_t *stamp, uint64_t *echo) {
-    if (r->has_path || r->len < WV_HEARTBEAT_BODY)
+    if (r->has_path || r->has_csum || r->len < WV_HEARTBEAT_BODY)
         return -1;
     *heard = r->body[0] & 1;
     *stamp = wv_get64(r->body + 4);

@@ -22,6 +22,7 @@ from test_engine import (
     ethernet,
     make_world,
     record,
+    settle,
     tables,
 )
 
@@ -130,6 +131,17 @@ def test_a_local_address_that_went_away_costs_no_path_mtu(stack, address):
         assert unpack([b.recv() for _ in range(39)])[0][1] == frame
     assert host.engine.link_counters(b.index)["path_mtu"] == 1500
     assert host.count("tx_calls") < 10  # still in trains
+
+
+def test_a_bad_heartbeat_ends_its_datagram(stack):
+    host, b, _ = make_world(stack)
+    frame = record(1, ethernet(MAC1, MAC2))
+    bad = [record(4, bytes(19)), record(4, bytes(20), path=(B, SELF)), record(0x44, bytes(24))]
+    for heartbeat in bad:
+        b.send(heartbeat, frame)
+    settle(host, b)
+    assert host.count("drop_record") == len(bad)
+    assert host.quiet()
 
 
 def test_nothing_is_half_made(stack):
