@@ -6,6 +6,7 @@ Rules of this file. Texts are rendered by the router, so that they are the same 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TextIO
@@ -59,7 +60,8 @@ def logs(lines: int, follow: bool, run_dir: str) -> None:
         file.seek(max(0, file.seek(0, 2) - lines * _TAIL_BYTES_PER_LINE))
         click.echo("".join(file.readlines()[-lines:] if lines else []), nl=False)
         if follow:
-            _follow(path, file)
+            with contextlib.suppress(KeyboardInterrupt):  # ^C is how one ends it
+                _follow(path, file)
 
 
 def _follow(path: str, current: TextIO) -> None:

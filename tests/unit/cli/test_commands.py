@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -248,11 +249,16 @@ def test_logs(run_dir: Path) -> None:
     assert invoke("logs", "-n", "0").stdout == ""
 
 
+def _heed_interrupts() -> None:
+    """Who runs the tests in the background ignores ^C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_logs_follow_a_rotation(run_dir: Path) -> None:
     path = run_dir / "weavepy.log"
     path.write_text("one\n")
     command = [sys.executable, "-m", "weavepy.cli", "logs", "-f"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "one\n"
@@ -262,6 +268,8 @@ def test_logs_follow_a_rotation(run_dir: Path) -> None:
             path.rename(run_dir / "weavepy.log.1")
             path.write_text("three\n")
             assert process.stdout.readline() == "three\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
         finally:
             process.kill()
 
