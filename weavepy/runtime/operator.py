@@ -58,6 +58,7 @@ class Operator:
         router: dict[str, Any] = dict(self._router.report(self._shell.clock()))
         router["Targets"] = sorted({*router["Targets"], *self._targets.unresolved})
         router["Interface"] = self._interface
+        router["CaptureStats"] = {"PacketsReceived": self._data_plane.engine.counters().get("tap_frames", 0)}
         router["MACs"] = self._macs(router)
         router["OverlayDiagnostics"] = {"fastpath": self._fastpath(router["Connections"])}
         return {

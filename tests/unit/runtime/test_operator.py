@@ -72,7 +72,7 @@ class Targets:
 
 ENGINE = SimpleNamespace(
     mac_entries=lambda: [(LOCAL, 0, 1000, True), (REMOTE, 0x020000000002, 0, False)],
-    counters=lambda: {"drop_tag": 3},
+    counters=lambda: {"drop_tag": 3, "tap_frames": 7},
     offloads=lambda: {"gso": True},
     link_counters=lambda index: {"index": index},
 )
@@ -109,10 +109,11 @@ def test_the_report_is_one_picture() -> None:
         ("02:00:00:00:01:02", "02:00:00:00:00:02", "two"),
     ]
     assert router["OverlayDiagnostics"]["fastpath"] == {
-        "Counters": {"drop_tag": 3},
+        "Counters": {"drop_tag": 3, "tap_frames": 7},
         "Offloads": {"gso": True},
         "Links": {"10.0.0.2:6783": {"index": 5}},
     }
+    assert router["CaptureStats"] == {"PacketsReceived": 7}
     assert report["Attachments"][0]["Cidrs"] == ["10.0.0.1/24"]
     assert report["Shell"] == {"Sockets": 2, "Counters": {"slow_peers": 1}}
 
