@@ -187,8 +187,7 @@ class Router:
                 self._heartbeat(event, now)
             case LinkMoved(index, source):
                 if index in self._links:
-                    session, link = self._linked(index)
-                    self._perform(session, link.handle_moved(source))
+                    self._linked(index)[1].handle_moved(source)
             case KeyWorn(index):
                 if index in self._links:
                     session, link = self._linked(index)

@@ -224,14 +224,14 @@ def test_idle_connection_is_kept_alive_and_quiet() -> None:
     assert one.sent_bytes - before < 600 * 60
 
 
-def test_moved_link_is_followed() -> None:
+def test_a_moved_peer_is_shown_where_it_is() -> None:
     world, one, _ = pair()
     world.run(5)
     (index,) = one.links
     one.handle(ev.LinkMoved(index, Address("10.0.0.77", PORT)))
-    remote = one.links[index].remote
-    assert remote is not None
-    assert remote.remote == Address("10.0.0.77", PORT)
+    assert one.router is not None
+    (connection,) = one.router.report(world.now)["Connections"]  # type: ignore[misc]
+    assert connection["Attrs"]["remote"] == f"10.0.0.77:{PORT}"
 
 
 def uid_of(host: Host, peer: Host) -> int:

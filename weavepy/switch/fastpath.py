@@ -148,12 +148,12 @@ class Link:
             self._heartbeat_at = now + limits.HEARTBEAT_S
         return self._send_heartbeat(now) if first else []
 
-    def handle_moved(self, source: Address) -> list[LinkAction]:
-        """Follows the peer to a new address. Clear mode stays: there anybody could say so."""
-        if self._remote is None or self.cipher == CLEAR or source == self._remote.remote:
-            return []
-        self._remote = replace(self._remote, remote=source)
-        return [self._remote]
+    def handle_moved(self, source: Address) -> None:
+        """Notes where the engine sends now. It follows the peer by itself: a table pushed after the fact could
+        only send it back to where the peer no longer is.
+        """
+        if self._remote is not None:
+            self._remote = replace(self._remote, remote=source)
 
     def handle_worn(self, now: float) -> list[LinkAction]:
         """Asks for new keys as the sending key has sealed enough."""

@@ -198,15 +198,14 @@ def test_worn_key_in_clear_mode_or_before_start_is_nothing() -> None:
     assert Link(CONFIG).handle_worn(1.0) == []
 
 
-def test_moved_peer_is_followed_except_in_clear_mode() -> None:
+def test_a_move_is_noted_and_never_sent_back_to_the_engine() -> None:
     elsewhere = Address("192.0.2.9", 9)
     link = started()
-    (moved,) = link.handle_moved(elsewhere)
-    assert moved == ev.LinkRemote(INDEX, THEIR_INDEX, elsewhere, NEAR, 1500)
+    link.handle_moved(elsewhere)
     assert link.attributes(0.0)["remote"] == str(elsewhere)
-    assert link.handle_moved(elsewhere) == []
-    assert started(CLEAR).handle_moved(elsewhere) == []
-    assert Link(CONFIG).handle_moved(elsewhere) == []
+    fresh = Link(CONFIG)
+    fresh.handle_moved(elsewhere)
+    assert fresh.remote is None
 
 
 def test_clear_mode_installs_no_keys() -> None:
