@@ -205,7 +205,7 @@ def test_a_move_is_noted_and_never_sent_back_to_the_engine() -> None:
     assert link.attributes(0.0)["remote"] == str(elsewhere)
     fresh = Link(CONFIG)
     fresh.handle_moved(elsewhere)
-    assert fresh.remote is None
+    assert fresh.attributes(0.0)["remote"] == ""
 
 
 def test_clear_mode_installs_no_keys() -> None:
