@@ -19,7 +19,7 @@ from weavepy.lab.hosts import Host, Lab
 from weavepy.lab.spaces import Space, run_ip
 from weavepy.linux import attach as attach_module
 from weavepy.linux import namespace
-from weavepy.linux.attach import Attachment, attach, detach, target_identity
+from weavepy.linux.attach import Attachment, attach, detach, remove_pair, target_identity
 from weavepy.linux.overlay import create_overlay
 from weavepy.linux.rtnl import Route
 
@@ -124,6 +124,14 @@ def test_detach_without_addresses_takes_all(host: Host, container: Space) -> Non
     assert gone is not None
     assert gone.cidrs == ()
     assert set(links(container)) == {"lo"}
+
+
+def test_a_pair_is_removed_without_the_target(host: Host, container: Space) -> None:
+    inode = put(host, container, "10.32.1.1/24").netns_inode
+    for _attempt in range(2):
+        inside(host, lambda: remove_pair(inode))
+        assert host_ends(host) == []
+        assert set(links(container)) == {"lo"}
 
 
 def test_an_address_with_another_prefix_is_not_the_one_to_detach(host: Host, container: Space) -> None:

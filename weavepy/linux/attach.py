@@ -28,7 +28,7 @@ from weavepy.linux.rtnl import (
 )
 from weavepy.linux.target import open_target, parse_cidrs, target_identity
 
-__all__ = ["Attachment", "attach", "detach", "target_identity"]
+__all__ = ["Attachment", "attach", "detach", "remove_pair", "target_identity"]
 
 _NAMES_TRIED: Final = 16  # ethwe, ethwe0 ... ethwe14
 
@@ -103,6 +103,14 @@ def detach(target: str, cidrs: Sequence[str]) -> Attachment | None:
                 host.delete_link(end.index)
                 return Attachment(target, (), left.mac, left.interface, inode)
             return left
+
+
+def remove_pair(inode: int) -> None:
+    """Removes the pair of a namespace to which its target leads no more. It may be gone, or live on."""
+    with route() as host:
+        end = host.find(_host_name(inode))
+        if end is not None and end.kind == "veth":
+            host.delete_link(end.index)
 
 
 def _host_name(inode: int) -> str:

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
 from weavepy.errors import LocalError
-from weavepy.linux.attach import Attachment, attach, detach, target_identity
+from weavepy.linux.attach import Attachment, attach, detach, remove_pair, target_identity
 from weavepy.runtime.dataplane import EngineLike
 
 log = logging.getLogger("weavepy.attachments")
@@ -108,9 +108,10 @@ class Attachments:
             inode = target_identity(target)["netns_inode"]
         except LocalError:
             gone = next((a for a in self.present.values() if a.target == target), None)
-            if gone is None:
+            if gone is None or (cidrs and not set(gone.cidrs) <= set(cidrs)):
                 raise
-            # The container ended while it was attached, and its interface with it.
+            # The container ended while it was attached. Its namespace may live on, with our interface.
+            remove_pair(gone.netns_inode)
             self._journal.delete(f"{PREFIX}{gone.netns_inode}")
             return list(gone.cidrs), None, gone.netns_inode
         assert isinstance(inode, int)

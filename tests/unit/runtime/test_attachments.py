@@ -39,6 +39,9 @@ class Machine:
         self.addresses[inode] = left
         return self.describe(target, inode)
 
+    def remove_pair(self, inode: int) -> None:
+        self.addresses.pop(inode, None)
+
     def describe(self, target: str, inode: int) -> Attachment:
         return Attachment(target, tuple(self.addresses[inode]), bytes([2, 0, 0, 0, 0, inode]), "ethwe", inode)
 
@@ -73,6 +76,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(module, "attach", value.attach)
     monkeypatch.setattr(module, "detach", value.detach)
     monkeypatch.setattr(module, "target_identity", value.identity)
+    monkeypatch.setattr(module, "remove_pair", value.remove_pair)
     return value
 
 
@@ -192,8 +196,11 @@ def test_a_container_that_ended_can_be_detached(machine: Machine, store: Store) 
     async def scenario(attachments: Attachments) -> None:
         await attachments.attach("pid:7", ["10.0.0.1/24"])
         del machine.inodes["pid:7"]
+        with pytest.raises(LocalError, match="no pid:7"):
+            await attachments.detach("pid:7", ["10.0.0.2/24"])
         assert await attachments.detach("pid:7", []) == ["10.0.0.1/24"]
         assert (pins.macs, attachments.present, store.items("attach/")) == (set(), {}, {})
+        assert machine.addresses == {}
         with pytest.raises(LocalError, match="no pid:7"):
             await attachments.detach("pid:7", [])
 
