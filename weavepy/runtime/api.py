@@ -178,14 +178,16 @@ def open_unix_socket(path: Path) -> socket.socket:
 
 def open_tcp_socket(host: str, port: int, flag: str) -> socket.socket:
     """Returns a listening socket for the API on TCP; LocalError naming `flag` if that can't be had."""
+    if not host.isascii():
+        raise LocalError(f"{flag}: {host!r} is not a valid name; give an IP address")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=64)
-    except socket.gaierror:
-        raise LocalError(
-            f"{flag} {host}:{port}: the name {host} has no address; give an IP address"
-        ) from None
     except OSError as error:
+        if (error.errno or 0) < 0:  # the resolver's number; create_server makes a plain OSError of it
+            raise LocalError(
+                f"{flag} {host}:{port}: the name {host} has no address; give an IP address"
+            ) from None
         raise LocalError(
             f"{flag} {host}:{port}: {reason_of(error)}; choose another address, or '' for none"
         ) from None

@@ -120,7 +120,7 @@ def verdict(report: Report) -> tuple[bool, str]:
         return (
             False,
             f"Not there yet: {len(up)} of {len(connections)} peers established, waiting for {names}"
-            f"{f': {_NO_FRAMES}' if silent else ''}.",
+            f"{f': {_NO_FRAMES}' if silent else '.'}",
         )
     if unresolved := report.get("Unresolved", ()):
         return False, f"Not connected: the name {_visible(unresolved[0])} has no address; see your DNS."

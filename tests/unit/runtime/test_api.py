@@ -288,10 +288,12 @@ def test_a_taken_port_is_named() -> None:
             open_tcp_socket("127.0.0.1", port, "--http-addr")
 
 
-def test_a_name_without_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_arguments: object, **_options: object) -> None:
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "create_server", fail)
-    with pytest.raises(LocalError, match=r"--http-addr nowhere:80: the name nowhere has no address"):
-        open_tcp_socket("nowhere", 80, "--http-addr")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("x" * 64, "the name x{64} has no address"), ("é" * 64, "'é{64}' is not a valid name")],
+    ids=["nobody's", "no name"],
+)
+def test_a_name_without_address_is_named(name: str, words: str) -> None:
+    """A label of 64 octets is refused before anybody is asked."""
+    with pytest.raises(LocalError, match=f"--http-addr.*: {words}"):
+        open_tcp_socket(name, 80, "--http-addr")
