@@ -19,9 +19,11 @@ from weavepy.lab.probes import count_packets
 
 # A daemon: another session, and its parent has gone when it matters.
 DAEMON = ["sh", "-c", "setsid sleep 600 </dev/null >/dev/null 2>&1 &"]
+# Who runs the tests in the background ignores ^C, and children inherit that.
 MAKER = f"""
-import time
+import signal, time
 from weavepy.lab.hosts import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Lab() as lab:
     host = lab.add_host()
     host.run({DAEMON!r})
