@@ -51,6 +51,9 @@ def pack(
 ) -> list[bytes]:
     """Cuts one captured frame (10-byte virtio_net_hdr, frame) into records of at most `room` bytes each."""
 
+def too_big(frame: bytes, fits: int) -> bytes | None:
+    """The ICMP answer to a frame of which only `fits` octets fit; None if it may be cut instead, b"" for none."""
+
 def unpack(plaintexts: list[bytes], uso: bool = True) -> list[tuple[bytes, bytes]]:
     """Rebuilds what a shard would write to the TAP: (virtio_net_hdr, frame) each. Raises WireError on bad records."""
 
@@ -72,7 +75,10 @@ class Engine:
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def poll_events(self) -> list[tuple[str, int, bool, int, str, int]]:
-        """(kind, index, heard, rtt_us, source host, source port); kind is "heartbeat", "moved" or "worn"."""
+        """(kind, index, heard, rtt_us, source host, source port) each.
+
+        kind is "heartbeat", "moved", "worn", "probed" (a probe arrived; its size is in the place of rtt_us) or
+        "toobig" (the kernel refused a train; the link's path MTU was stepped down)."""
     def link_add(self, index: int, peer: int, clear: bool) -> None: ...
     def link_remote(
         self, index: int, remote_index: int, host: str, port: int, local_host: str, path_mtu: int
@@ -80,7 +86,11 @@ class Engine:
     def link_remove(self, index: int) -> None: ...
     def key_install(self, index: int, sending: bool, epoch: int, cipher: str, keys: list[bytes]) -> None: ...
     def key_retire(self, index: int, epoch: int) -> None: ...
+    def link_mtu(self, index: int, path_mtu: int) -> None:
+        """Sets how large the link's IP packets may be, octets."""
     def heartbeat(self, index: int, heard: bool) -> None: ...
+    def probe(self, index: int, size: int) -> None:
+        """Sends a probe that makes an IP packet of `size` octets, which nobody may fragment."""
     def set_tables(
         self, peers: list[tuple[int, int, int]], trees: list[tuple[int, tuple[int, ...]]]
     ) -> None: ...

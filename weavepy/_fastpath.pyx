@@ -45,7 +45,8 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
 
 cdef extern from "wire.h" nogil:
-    enum: WV_HEADER, WV_TAG, WV_RECORD, WV_PATH, WV_SLICE, WV_FRAME_MIN, WV_FRAME_MAX, WV_KIND_FRAME, WV_KIND_SLICE
+    enum: WV_HEADER, WV_TAG, WV_RECORD, WV_PATH, WV_CSUM, WV_SLICE, WV_PART, WV_FRAME_MIN, WV_FRAME_MAX
+    enum: WV_KIND_FRAME, WV_KIND_SLICE, WV_KIND_PART
     enum: WV_LANES_MAX, WV_VNET_NEEDS_CSUM, WV_GSO_NONE
     struct wv_vnet:
         uint8_t flags
@@ -138,6 +139,22 @@ cdef extern from "rebuild.h":
     void wv_rebuild_flush(wv_rebuild *b)
     void wv_rebuild_frame(wv_rebuild *b, const wv_record *r)
 
+cdef extern from "parts.h" nogil:
+    struct wv_parts:
+        pass
+    int wv_parts_init(wv_parts *p)
+    void wv_parts_free(wv_parts *p)
+    int wv_check_part(const wv_record *r)
+    int wv_parts_add(
+        wv_parts *p, const wv_record *r, uint32_t link, uint64_t lane, uint32_t now_ms, wv_record *whole
+    )
+    size_t wv_part_size(size_t len, size_t fits)
+
+cdef extern from "icmp.h" nogil:
+    enum: WV_ICMP_MAX
+    uint32_t wv_mtu_to_tell(const uint8_t *frame, size_t len, size_t fits)
+    size_t wv_too_big(const uint8_t *frame, size_t len, uint32_t mtu, uint8_t *out, size_t cap)
+
 cdef extern from "table.h" nogil:
     struct wv_address:
         sockaddr_storage sa
@@ -169,7 +186,12 @@ cdef extern from *:
     const char *wv_counter_names[]
 
 cdef extern from "engine.h" nogil:
-    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENTS, WV_SHARDS_MAX
+    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED, WV_EVENT_TOO_BIG, WV_EVENTS
+    enum: WV_SHARDS_MAX
+    struct wv_command:
+        uint32_t index
+        int heard
+        uint32_t probe_size
     struct wv_event:
         int kind
         uint32_t index
@@ -194,7 +216,8 @@ cdef extern from "engine.h" nogil:
     int wv_engine_key_tx(wv_engine *e, uint32_t index, wv_tx_key *key)
     int wv_engine_key_rx(wv_engine *e, uint32_t index, wv_rx_key *key)
     int wv_engine_key_retire(wv_engine *e, uint32_t index, uint64_t epoch)
-    int wv_engine_heartbeat(wv_engine *e, uint32_t index, int heard)
+    int wv_engine_command(wv_engine *e, const wv_command *command)
+    int wv_engine_link_mtu(wv_engine *e, uint32_t index, uint32_t path_mtu)
     void wv_engine_set_table(wv_engine *e, wv_table *table)
     wv_link *wv_engine_link(wv_engine *e, uint32_t index)
     int wv_engine_next_event(wv_engine *e, wv_event *out)
@@ -202,6 +225,13 @@ cdef extern from "engine.h" nogil:
     uint32_t wv_now_ms()
 
 
+EVENT_NAMES = {
+    WV_EVENT_HEARTBEAT: "heartbeat",
+    WV_EVENT_MOVED: "moved",
+    WV_EVENT_WORN: "worn",
+    WV_EVENT_PROBED: "probed",
+    WV_EVENT_TOO_BIG: "toobig",
+}
 RECORD_OVERHEAD = WV_RECORD
 DATAGRAM_OVERHEAD = WV_HEADER + WV_TAG
 
@@ -402,6 +432,35 @@ cdef class MacTable:
         return mac_list(&self.table, None)
 
 
+cdef list pack_parts(
+    bytes frame, const wv_vnet *header, size_t room, uint32_t superframe, uint64_t source, uint64_t destination,
+    uint8_t hops,
+):
+    cdef uint8_t head[WV_RECORD + WV_PATH + WV_CSUM]
+    cdef const wv_vnet *csum = header if header.flags & WV_VNET_NEEDS_CSUM else NULL
+    cdef size_t overhead = WV_RECORD + (WV_PATH if source else 0) + (WV_CSUM if csum != NULL else 0) + WV_PART
+    cdef size_t size = wv_part_size(len(frame), room - overhead) if room > overhead else 0
+    cdef size_t n
+    if size == 0 or len(frame) > 65535:
+        raise WireError("the frame doesn't fit, not even in parts")
+    parts = []
+    for at in range(0, len(frame), size):
+        piece = superframe.to_bytes(4, "big") + at.to_bytes(2, "big") + len(frame).to_bytes(2, "big")
+        piece += frame[at:at + size]
+        n = wv_put_record(head, sizeof(head), WV_KIND_PART, hops, source, destination, csum, len(piece))
+        parts.append(head[:n] + piece)
+    return parts
+
+
+def too_big(bytes frame, size_t fits):
+    """The ICMP answer to a frame of which only `fits` octets fit, or None if the frame may be cut instead."""
+    cdef uint8_t out[WV_ICMP_MAX]
+    cdef uint32_t mtu = wv_mtu_to_tell(frame, len(frame), fits)
+    if mtu == 0:
+        return None
+    return out[:wv_too_big(frame, len(frame), mtu, out, sizeof(out))]
+
+
 def pack(
     bytes vnet, bytes frame, size_t room, uint32_t superframe, uint64_t source=0, uint64_t destination=0,
     uint8_t hops=8,
@@ -428,7 +487,7 @@ def pack(
                 &header if header.flags & WV_VNET_NEEDS_CSUM else NULL, len(frame),
             )
             if n == 0 or n + len(frame) > room:
-                raise WireError("the frame doesn't fit")
+                return pack_parts(frame, &header, room, superframe, source, destination, hops)
             memcpy(memory + n, <const char *>frame, len(frame))
             return [memory[:n + len(frame)]]
         memcpy(memory + WV_HEADROOM, <const char *>frame, len(frame))
@@ -455,7 +514,8 @@ cdef void collect(void *context, iovec *iov, int n, size_t frame_len) noexcept:
 
 def unpack(list plaintexts, bint uso=True):
     cdef wv_rebuild rebuild
-    cdef wv_record record
+    cdef wv_parts parts
+    cdef wv_record record, whole
     cdef wv_slice piece
     cdef wv_headers headers
     cdef const uint8_t *at
@@ -469,7 +529,8 @@ def unpack(list plaintexts, bint uso=True):
     rebuild.context = <void *>frames
     rebuild.uso = uso
     memory = <uint8_t **>calloc(count or 1, sizeof(uint8_t *))
-    if memory == NULL:
+    if memory == NULL or wv_parts_init(&parts) < 0:
+        free(memory)
         raise MemoryError
     try:
         for i in range(count):
@@ -494,12 +555,21 @@ def unpack(list plaintexts, bint uso=True):
                     if wv_decode_slice(&record, &piece, &headers) < 0:
                         raise WireError("bad slice")
                     wv_rebuild_add(&rebuild, &piece, &headers, 0, record.source)
+                elif record.kind == WV_KIND_PART:
+                    if wv_check_part(&record) < 0:
+                        raise WireError("bad part")
+                    more = wv_parts_add(&parts, &record, 1, 0, 0, &whole)
+                    if more < 0 or (more > 0 and wv_check_frame(&whole) < 0):
+                        raise WireError("parts that contradict each other")
+                    if more > 0:
+                        wv_rebuild_frame(&rebuild, &whole)
         wv_rebuild_flush(&rebuild)
         return frames
     finally:
         for i in range(count):
             free(memory[i])
         free(memory)
+        wv_parts_free(&parts)
 
 
 cdef int parse_address(wv_address *out, int family, str host, int port) except -1:
@@ -587,11 +657,7 @@ cdef class Engine:
         for _ in range(WV_EVENTS):
             if not wv_engine_next_event(self.engine, &event):
                 break
-            kind = (
-                "heartbeat" if event.kind == WV_EVENT_HEARTBEAT
-                else "moved" if event.kind == WV_EVENT_MOVED
-                else "worn"
-            )
+            kind = EVENT_NAMES[event.kind]
             host, port = format_address(&event.source)
             events.append((kind, event.index, bool(event.heard), event.rtt_us, host, port))
         return events
@@ -635,8 +701,21 @@ cdef class Engine:
     def key_retire(self, uint32_t index, uint64_t epoch):
         wv_engine_key_retire(self.engine, index, epoch)
 
+    def link_mtu(self, uint32_t index, uint32_t path_mtu):
+        if wv_engine_link_mtu(self.engine, index, path_mtu) < 0:
+            raise LocalError(f"no link {index}")
+
     def heartbeat(self, uint32_t index, bint heard):
-        wv_engine_heartbeat(self.engine, index, heard)
+        cdef wv_command command
+        command.index, command.heard, command.probe_size = index, heard, 0
+        wv_engine_command(self.engine, &command)
+
+    def probe(self, uint32_t index, uint32_t size):
+        cdef wv_command command
+        if not 0 < size <= 65535:
+            raise ValueError("a probe has 1 to 65,535 octets")
+        command.index, command.heard, command.probe_size = index, 0, size
+        wv_engine_command(self.engine, &command)
 
     def set_tables(self, list peers, list trees):
         cdef wv_table *table

@@ -20,6 +20,7 @@ def seeds():
             header, frame = super_frame(kind=kind, gso=120, payload=400, vlan=1)
             records += pack(header, frame, 400, 1, *path)
     records += pack(NONE, bytes(60), 1440, 0)
+    records += pack(NONE, bytes(600), 300, 7) + pack(NONE, bytes(600), 300, 7, 1, 2)
     return records
 
 

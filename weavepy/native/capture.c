@@ -4,30 +4,23 @@
 
 #include "shard.h"
 
-/* Sends one frame to `destination` by `link`. consume: the frame's memory may be written over. */
+/* Sends one frame to `destination` by `link`. flooded: it also goes to others, so its memory stays as it is. */
 static void send_frame(struct wv_shard *s, struct wv_link *link, uint64_t destination, const struct wv_vnet *vnet,
-                       uint8_t *frame, size_t len, int consume) {
-    uint64_t source = destination == link->peer ? 0 : s->engine->self; /* no path when the link's ends say it all */
+                       uint8_t *frame, size_t len, uint8_t flooded) {
+    struct wv_way way = {.link = link, .hops = WV_HOPS, .flooded = flooded};
+    if (destination != link->peer) {
+        way.source = s->engine->self;
+        way.destination = destination;
+    }
     if (vnet->gso_type == WV_GSO_NONE) {
-        wv_outbox_stage(s, link, vnet, frame, len, source, destination);
+        wv_forward_frame(s, &way, vnet, frame, len);
         return;
     }
-    if (!consume) {
+    if (flooded) {
         memcpy(s->copy + WV_HEADROOM, frame, len);
         frame = s->copy + WV_HEADROOM;
     }
-    struct wv_slicer slicer;
-    size_t room = atomic_load_explicit(&link->room, memory_order_relaxed), n;
-    if (wv_slicer_init(&slicer, vnet, frame, len, room, s->superframe++, source, destination, WV_HOPS) < 0) {
-        WV_COUNT(s, drop_unparsable);
-        return;
-    }
-    uint8_t *record;
-    wv_outbox_unstage(s); /* what was staged for this link goes before */
-    while ((n = wv_slicer_next(&slicer, &record)))
-        wv_outbox_put(s, link, record, n);
-    if (s->arena_len >= WV_SEND_BYTES)
-        wv_outbox_send(s);
+    wv_forward_super(s, &way, vnet, frame, len);
 }
 
 static void flood(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *frame, size_t len) {
@@ -35,7 +28,7 @@ static void flood(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *frame
     for (uint32_t i = 0; self && i < self->tree_len; i++) {
         struct wv_link *link = s->table->tree_links[self->tree + i];
         if (link)
-            send_frame(s, link, link->peer, vnet, frame, len, 0);
+            send_frame(s, link, link->peer, vnet, frame, len, 1);
     }
 }
 
@@ -65,7 +58,7 @@ static void captured(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *fr
     } else {
         const struct wv_peer *p = wv_table_peer(s->table, peer);
         if (p && p->next)
-            send_frame(s, p->next, peer, vnet, frame, len, 1);
+            send_frame(s, p->next, peer, vnet, frame, len, 0);
         else
             WV_COUNT(s, drop_no_route);
     }

@@ -224,11 +224,19 @@ int wv_engine_key_retire(struct wv_engine *e, uint32_t index, uint64_t epoch) {
     return 0;
 }
 
-int wv_engine_heartbeat(struct wv_engine *e, uint32_t index, int heard) {
+int wv_engine_link_mtu(struct wv_engine *e, uint32_t index, uint32_t path_mtu) {
+    struct wv_link *link = wv_engine_link(e, index);
+    if (!link)
+        return -1;
+    wv_link_set_path_mtu(link, path_mtu);
+    return 0;
+}
+
+int wv_engine_command(struct wv_engine *e, const struct wv_command *command) {
     int queued = 0;
     pthread_mutex_lock(&e->commands_lock);
     if (e->commands_len < WV_COMMANDS) {
-        e->commands[e->commands_len++] = (struct wv_heartbeat){index, heard};
+        e->commands[e->commands_len++] = *command;
         queued = 1;
     }
     pthread_mutex_unlock(&e->commands_lock);

@@ -12,22 +12,23 @@
 #include "mactable.h"
 #include "table.h"
 
-enum wv_event_kind { WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN };
+enum wv_event_kind { WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED, WV_EVENT_TOO_BIG };
 
 struct wv_event {
     enum wv_event_kind kind;
     uint32_t index;
     int heard;
-    uint32_t rtt_us;
+    uint32_t rtt_us; /* of a heartbeat; the size of a probe that arrived */
     struct wv_address source;
 };
 
 /* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
 enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
 
-struct wv_heartbeat {
+struct wv_command {
     uint32_t index;
-    int heard;
+    int heard;           /* of a heartbeat */
+    uint32_t probe_size; /* or a probe of so many octets of IP packet */
 };
 
 struct wv_retired; /* something that shards may still see */
@@ -53,7 +54,7 @@ struct wv_engine {
     uint16_t events_waiting[WV_SLOTS]; /* by the index's slot */
 
     pthread_mutex_t commands_lock;
-    struct wv_heartbeat commands[WV_COMMANDS];
+    struct wv_command commands[WV_COMMANDS];
     uint32_t commands_len;
 
     int shards_n;
@@ -72,7 +73,8 @@ int wv_engine_link_remove(struct wv_engine *e, uint32_t index);
 int wv_engine_key_tx(struct wv_engine *e, uint32_t index, struct wv_tx_key *key); /* takes the key, also on failure */
 int wv_engine_key_rx(struct wv_engine *e, uint32_t index, struct wv_rx_key *key);
 int wv_engine_key_retire(struct wv_engine *e, uint32_t index, uint64_t epoch);
-int wv_engine_heartbeat(struct wv_engine *e, uint32_t index, int heard); /* -1: queue full */
+int wv_engine_command(struct wv_engine *e, const struct wv_command *command); /* -1: queue full */
+int wv_engine_link_mtu(struct wv_engine *e, uint32_t index, uint32_t path_mtu); /* 0, -1 no such link */
 void wv_engine_set_table(struct wv_engine *e, struct wv_table *table);
 struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index); /* or NULL */
 int wv_engine_next_event(struct wv_engine *e, struct wv_event *out); /* 1, 0 none */

@@ -47,25 +47,24 @@ void wv_outbox_unstage(struct wv_shard *s) {
     }
 }
 
-void wv_outbox_stage(struct wv_shard *s, struct wv_link *link, const struct wv_vnet *vnet, const uint8_t *frame, size_t len,
-                     uint64_t source, uint64_t destination) {
+void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len) {
     const struct wv_vnet *csum = vnet->flags & WV_VNET_NEEDS_CSUM ? vnet : NULL;
-    size_t room = atomic_load_explicit(&link->room, memory_order_relaxed);
-    size_t size = WV_RECORD + (source ? WV_PATH : 0) + (csum ? WV_CSUM : 0) + len;
+    size_t room = atomic_load_explicit(&way->link->room, memory_order_relaxed);
+    size_t size = WV_RECORD + (way->source ? WV_PATH : 0) + (csum ? WV_CSUM : 0) + len;
     if (size > WV_FRAME_MAX) {
         WV_COUNT(s, drop_oversize);
         return;
     }
-    if (s->stage_len && (s->stage_link != link || s->stage_len + size > room))
+    if (s->stage_len && (s->stage_link != way->link || s->stage_len + size > room))
         wv_outbox_unstage(s);
     uint8_t *p = s->stage + s->stage_len;
-    size_t head = wv_put_record(p, size, WV_KIND_FRAME, WV_HOPS, source, destination, csum, len);
+    size_t head = wv_put_record(p, size, WV_KIND_FRAME, way->hops, way->source, way->destination, csum, len);
     if (!head) {
         WV_COUNT(s, drop_oversize);
         return;
     }
     memcpy(p + head, frame, len);
-    s->stage_link = link;
+    s->stage_link = way->link;
     s->stage_len += size;
 }
 
@@ -124,6 +123,24 @@ static void address(struct wv_shard *s, struct msghdr *m, struct envelope *e, st
     m->msg_controllen = used;
     if (!used)
         m->msg_control = NULL;
+}
+
+/* Whether what this socket sends must not be fragmented on its way. */
+static void set_dont_fragment(struct wv_shard *s, int on) {
+    int four = on ? IP_PMTUDISC_PROBE : IP_PMTUDISC_DONT, six = on ? IPV6_PMTUDISC_PROBE : IPV6_PMTUDISC_DONT;
+    setsockopt(s->udp_fd, IPPROTO_IP, IP_MTU_DISCOVER, &four, sizeof four);
+    if (s->engine->family == AF_INET6)
+        setsockopt(s->udp_fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &six, sizeof six);
+}
+
+void wv_outbox_probe(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len) {
+    wv_outbox_flush(s);
+    set_dont_fragment(s, 1);
+    s->probing = 1;
+    wv_outbox_put(s, link, plain, len);
+    wv_outbox_send(s);
+    s->probing = 0;
+    set_dont_fragment(s, 0);
 }
 
 static void sent(struct wv_shard *s, const struct wv_train *t) {
@@ -196,6 +213,8 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
     }
     if (may_be_source(error) && sent_from_elsewhere(s, t))
         return 0;
+    if (s->probing)
+        return 0; /* it doesn't even fit the first link, so no answer comes, which is the answer */
     if (error == EMSGSIZE || error == EINVAL) {
         static const uint32_t steps[] = {8950, 1500, 1400, 1280, 576};
         uint32_t now = atomic_load(&t->link->path_mtu);
@@ -205,6 +224,7 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
         for (size_t i = 0; news && i < sizeof steps / sizeof *steps; i++) {
             if (steps[i] < now) {
                 wv_link_set_path_mtu(t->link, steps[i]);
+                wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_TOO_BIG, .index = t->link->index});
                 break;
             }
         }

@@ -16,20 +16,15 @@ void wv_deliver(void *context, struct iovec *iov, int n, size_t frame_len) {
 }
 
 /* Sends a record on to `destination` by `link`. */
-static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, uint64_t source, uint64_t destination) {
+static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, uint64_t source, uint64_t destination,
+                  uint8_t flooded) {
     if (!r->hops) {
         WV_COUNT(s, drop_hop_limit);
         return;
     }
-    struct wv_vnet csum = {.csum_start = r->csum_start, .csum_offset = r->csum_offset};
-    size_t head = wv_put_record(s->relay, WV_RX_BYTES, r->kind, r->hops - 1, source, destination, r->has_csum ? &csum : NULL, r->len);
-    if (!head || head + r->len > WV_RX_BYTES) {
-        WV_COUNT(s, drop_oversize);
-        return;
-    }
-    memcpy(s->relay + head, r->body, r->len);
+    struct wv_way way = {.link = link, .source = source, .destination = destination, .hops = r->hops - 1, .flooded = flooded};
     WV_COUNT(s, relayed);
-    wv_outbox_put(s, link, s->relay, head + r->len);
+    wv_forward_record(s, &way, r);
 }
 
 /* A peer may speak for itself, and for those that it reaches without us. */
@@ -64,7 +59,7 @@ static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *e
         for (uint32_t i = 0; i < p->tree_len; i++) {
             struct wv_link *link = s->table->tree_links[p->tree + i];
             if (link)
-                relay(s, link, r, source, link->peer);
+                relay(s, link, r, source, link->peer, 1);
         }
     }
     return 1;
@@ -87,6 +82,23 @@ static int heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_r
     return 1;
 }
 
+/* A probe is answered at once, and an answer goes up. Returns 0 when it breaks a rule. */
+static int probe(struct wv_shard *s, struct wv_link *link, const struct wv_record *r) {
+    if (r->has_path || r->has_csum || r->len < WV_PROBE_BODY) {
+        WV_COUNT(s, drop_record);
+        return 0;
+    }
+    if (r->kind == WV_KIND_PROBE_ANSWER) {
+        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_PROBED, .index = link->index, .rtt_us = wv_get16(r->body)});
+        return 1;
+    }
+    uint8_t answer[WV_RECORD + WV_PROBE_BODY];
+    size_t head = wv_put_record(answer, sizeof answer, WV_KIND_PROBE_ANSWER, 0, 0, 0, NULL, WV_PROBE_BODY);
+    memcpy(answer + head, r->body, WV_PROBE_BODY);
+    wv_outbox_put(s, link, answer, sizeof answer);
+    return 1;
+}
+
 /* Returns 0 when the record breaks a rule; then the rest of its datagram is dropped. */
 static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r, const struct wv_address *from) {
     struct wv_slice slice;
@@ -96,6 +108,8 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
 
     if (r->kind == WV_KIND_HEARTBEAT)
         return heartbeat(s, link, r, from);
+    if (r->kind == WV_KIND_PROBE || r->kind == WV_KIND_PROBE_ANSWER)
+        return probe(s, link, r);
     if (r->kind == WV_KIND_FRAME) {
         if (wv_check_frame(r) < 0) {
             WV_COUNT(s, drop_record);
@@ -107,6 +121,11 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
             return 0;
         }
         ethernet = slice.header;
+    } else if (r->kind == WV_KIND_PART) {
+        if (wv_check_part(r) < 0) {
+            WV_COUNT(s, drop_part);
+            return 0;
+        }
     } else {
         WV_COUNT(s, skipped_records);
         return 1;
@@ -118,12 +137,24 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
     if (r->has_path && r->destination != s->engine->self) {
         const struct wv_peer *p = wv_table_peer(s->table, r->destination);
         if (p && p->next && p->next != link)
-            relay(s, p->next, r, source, r->destination);
+            relay(s, p->next, r, source, r->destination, 0);
         else
             WV_COUNT(s, drop_no_route);
         return 1;
     }
     uint64_t from_lane = (uint64_t)link->index << 8 | lane;
+    struct wv_record whole;
+    if (r->kind == WV_KIND_PART) {
+        int joined = wv_parts_add(&s->parts, r, link->index, from_lane, s->now_ms, &whole);
+        if (joined <= 0 || wv_check_frame(&whole) < 0) {
+            if (joined)
+                WV_COUNT(s, drop_part);
+            return 1;
+        }
+        WV_COUNT(s, joined_frames);
+        r = &whole;
+        ethernet = whole.body;
+    }
     if (r->kind == WV_KIND_SLICE && wv_rebuild_continues(&s->rebuild, &slice, from_lane, source) && !floods(s, source))
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
     else if (!admit(s, r, ethernet, source))

@@ -34,6 +34,7 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     s->frame = malloc(frame);
     s->copy = malloc(frame);
     s->relay = malloc(WV_RX_BYTES);
+    s->cut = malloc(frame);
     s->stage = malloc(2 * WV_FRAME_MAX);
     s->arena = malloc(WV_ARENA);
     s->rx = malloc((size_t)WV_RX_SLOTS * WV_RX_BYTES);
@@ -43,7 +44,7 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     atomic_store(&s->seen, UINT64_MAX);
     struct epoll_event tap = {.events = EPOLLIN, .data.fd = tap_fd}, udp = {.events = EPOLLIN, .data.fd = udp_fd},
                        wake = {.events = EPOLLIN, .data.fd = s->wake_fd};
-    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->frame || !s->copy || !s->relay || !s->stage || !s->arena || !s->rx ||
+    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->frame || !s->copy || !s->relay || !s->cut || wv_parts_init(&s->parts) < 0 || !s->stage || !s->arena || !s->rx ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, tap_fd, &tap) || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, udp_fd, &udp) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake)) {
         wv_shard_free(s);
@@ -62,7 +63,9 @@ void wv_shard_free(struct wv_shard *s) {
     free(s->frame);
     free(s->copy);
     free(s->relay);
+    free(s->cut);
     free(s->stage);
+    wv_parts_free(&s->parts);
     free(s->arena);
     free(s->rx);
     free(s);
@@ -89,7 +92,7 @@ int wv_post_event(struct wv_shard *s, const struct wv_event *event) {
     return 1;
 }
 
-static void send_heartbeat(struct wv_shard *s, const struct wv_heartbeat *h) {
+static void send_heartbeat(struct wv_shard *s, const struct wv_command *h) {
     struct wv_link *link = atomic_load(&s->engine->slots[h->index % WV_SLOTS]);
     if (!link || link->index != h->index)
         return;
@@ -106,9 +109,22 @@ static void send_heartbeat(struct wv_shard *s, const struct wv_heartbeat *h) {
     wv_outbox_put(s, link, plain, sizeof plain);
 }
 
+static void send_probe(struct wv_shard *s, const struct wv_command *c) {
+    struct wv_link *link = atomic_load(&s->engine->slots[c->index % WV_SLOTS]);
+    if (!link || link->index != c->index)
+        return;
+    size_t overhead = wv_link_overhead(link), room = c->probe_size > overhead ? c->probe_size - overhead : 0;
+    if (room < WV_RECORD + WV_PROBE_BODY || room > WV_RX_BYTES)
+        return;
+    memset(s->relay, 0, room);
+    size_t head = wv_put_record(s->relay, room, WV_KIND_PROBE, 0, 0, 0, NULL, room - WV_RECORD);
+    wv_put16(s->relay + head, c->probe_size);
+    wv_outbox_probe(s, link, s->relay, room);
+}
+
 static void run_commands(struct wv_shard *s) {
     struct wv_engine *e = s->engine;
-    struct wv_heartbeat batch[64];
+    struct wv_command batch[64];
     uint64_t count;
     if (read(s->wake_fd, &count, sizeof count) < 0)
         return;
@@ -120,7 +136,7 @@ static void run_commands(struct wv_shard *s) {
         memcpy(batch, e->commands + e->commands_len, n * sizeof *batch); /* any order will do */
         pthread_mutex_unlock(&e->commands_lock);
         for (uint32_t i = 0; i < n; i++)
-            send_heartbeat(s, &batch[i]);
+            (batch[i].probe_size ? send_probe : send_heartbeat)(s, &batch[i]);
     } while (n);
 }
 

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "engine.h"
+#include "parts.h"
 #include "rebuild.h"
 #include "slice.h"
 
@@ -42,6 +43,7 @@ struct wv_shard {
     uint8_t *frame;   /* WV_HEADROOM, then one captured frame */
     uint8_t *copy;    /* the same, for frames that go to several links */
     uint8_t *relay;   /* one record that is sent on */
+    uint8_t *cut;     /* one datagram of a super-frame that no slice can carry */
     uint8_t *stage;   /* records of small frames for stage_link */
     uint8_t *arena;   /* sealed datagrams */
     uint8_t *rx;      /* WV_RX_SLOTS receive buffers */
@@ -50,6 +52,9 @@ struct wv_shard {
     struct wv_train trains[WV_MESSAGES];
     uint32_t trains_n;
     struct wv_rebuild rebuild;
+    struct wv_parts parts;
+    uint32_t told_at_ms, told; /* how often senders were told that something is too big */
+    int probing;               /* the next send is a probe: a refusal is an answer */
 };
 
 struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd);
@@ -66,12 +71,27 @@ int wv_post_event(struct wv_shard *s, const struct wv_event *event); /* 0: no ro
 
 /* outbox.c: sealing and sending */
 void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
-/* Adds a frame record to the datagram that is being filled for `link`. source 0: no path. */
-void wv_outbox_stage(struct wv_shard *s, struct wv_link *link, const struct wv_vnet *vnet, const uint8_t *frame, size_t len,
-                     uint64_t source, uint64_t destination);
+/* Adds a frame record that fits the link's room to the datagram that is being filled for it. */
+struct wv_way;
+void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
+/* Sends one datagram by itself that nobody may fragment. */
+void wv_outbox_probe(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
 void wv_outbox_unstage(struct wv_shard *s); /* seals what is staged */
 void wv_outbox_send(struct wv_shard *s);    /* sends what is sealed */
 void wv_outbox_flush(struct wv_shard *s);   /* both */
+
+/* forward.c: getting frames and records into the datagrams of one link, whatever its room */
+struct wv_way {
+    struct wv_link *link;
+    uint64_t source, destination; /* 0: no path, the link's ends say it all */
+    uint8_t hops;
+    uint8_t flooded; /* one of several copies: its sender isn't told when it doesn't fit */
+};
+void wv_forward_frame(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
+/* A super-frame; its memory, with WV_HEADROOM before it, is written over. */
+void wv_forward_super(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, uint8_t *frame, size_t len);
+/* A checked frame, slice or part of another peer; way->hops is what remains. */
+void wv_forward_record(struct wv_shard *s, const struct wv_way *way, const struct wv_record *r);
 
 /* capture.c: TAP to links */
 void wv_capture_burst(struct wv_shard *s);

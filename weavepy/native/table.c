@@ -44,18 +44,23 @@ void wv_link_destroy(struct wv_link *link) {
     free(link);
 }
 
-void wv_link_set_path_mtu(struct wv_link *link, uint32_t path_mtu) {
-    enum { IPV4_UDP = 28, IPV6_UDP = 48, SMALLEST = 576, LARGEST = 65000 };
+uint32_t wv_link_overhead(struct wv_link *link) {
+    enum { IPV4_UDP = 28, IPV6_UDP = 48 };
     const struct sockaddr_in6 *six = (const void *)&link->remote.sa;
     pthread_spin_lock(&link->lock);
     int v4 = link->remote.sa.ss_family != AF_INET6 || IN6_IS_ADDR_V4MAPPED(&six->sin6_addr);
     pthread_spin_unlock(&link->lock);
+    return (v4 ? IPV4_UDP : IPV6_UDP) + WV_HEADER + (link->clear ? 0 : WV_TAG);
+}
+
+void wv_link_set_path_mtu(struct wv_link *link, uint32_t path_mtu) {
+    enum { SMALLEST = 576, LARGEST = 65000 };
     if (path_mtu < SMALLEST)
         path_mtu = SMALLEST;
     if (path_mtu > LARGEST)
         path_mtu = LARGEST;
     atomic_store(&link->path_mtu, path_mtu);
-    atomic_store(&link->room, path_mtu - (v4 ? IPV4_UDP : IPV6_UDP) - WV_HEADER - (link->clear ? 0 : WV_TAG));
+    atomic_store(&link->room, path_mtu - wv_link_overhead(link));
 }
 
 static uint32_t home(const struct wv_table *t, uint64_t name) {

@@ -37,6 +37,8 @@ struct wv_link {
 
 struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t lanes);
 void wv_link_destroy(struct wv_link *link);
+/* Octets of a datagram's IP packet that aren't records. */
+uint32_t wv_link_overhead(struct wv_link *link);
 /* Sets the path MTU and with it the room for records in one datagram. */
 void wv_link_set_path_mtu(struct wv_link *link, uint32_t path_mtu);
 

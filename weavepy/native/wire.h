@@ -14,7 +14,10 @@ enum {
     WV_KIND_PADDING = 0,
     WV_KIND_FRAME = 1,
     WV_KIND_SLICE = 2,
+    WV_KIND_PART = 3,
     WV_KIND_HEARTBEAT = 4,
+    WV_KIND_PROBE = 5,
+    WV_KIND_PROBE_ANSWER = 6,
     WV_KIND_MASK = 0x0f,
     WV_FLAG_PATH = 0x80,
     WV_FLAG_CSUM = 0x40,
@@ -23,7 +26,9 @@ enum {
     WV_PATH = 12,         /* source peer, destination peer */
     WV_CSUM = 4,          /* start, offset */
     WV_SLICE = 14,        /* slice header without the template */
+    WV_PART = 8,          /* id, offset, total */
     WV_HEARTBEAT_BODY = 20,
+    WV_PROBE_BODY = 2,    /* size */
     WV_HOPS = 8,
 
     WV_TEMPLATE_MAX = 255,
