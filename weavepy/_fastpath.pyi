@@ -66,7 +66,6 @@ class Engine:
         tap_fds: list[int],
         udp_fds: list[int],
         *,
-        overlay_mtu: int,
         gso: bool = True,
         gro: bool = True,
         uso: bool = True,

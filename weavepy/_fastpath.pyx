@@ -616,7 +616,7 @@ cdef class Engine:
     cdef wv_engine *engine
 
     def __cinit__(
-        self, uint64_t local_peer, list tap_fds, list udp_fds, *, int overlay_mtu,
+        self, uint64_t local_peer, list tap_fds, list udp_fds, *,
         bint gso=True, bint gro=True, bint uso=True,
     ):
         cdef int taps[WV_SHARDS_MAX]

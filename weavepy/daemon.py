@@ -192,7 +192,6 @@ def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack)
         settings.name,
         overlay.tap_fds,
         data_sockets,
-        overlay_mtu=options.mtu,
         gso="gso" not in off,
         gro="gro" not in off,
         uso=overlay.uso,

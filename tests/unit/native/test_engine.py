@@ -102,7 +102,7 @@ class Host:
             socket.close(self.udp.pop())
             self.udp = open_data_sockets(address, self.port, shards)
         self.engine = Engine(
-            SELF, [ours.fileno() for ours, _ in self.taps], self.udp, overlay_mtu=1376, **options
+            SELF, [ours.fileno() for ours, _ in self.taps], self.udp, **options
         )
         self.engine.start()
 
@@ -527,6 +527,6 @@ def test_peer_zero_is_refused(world):
     with pytest.raises(ValueError, match="nobody"):
         host.engine.set_tables([(0, 0, 0)], [])
     with pytest.raises(LocalError, match="shard"):
-        Engine(SELF, [], [], overlay_mtu=1376)
+        Engine(SELF, [], [])
     with pytest.raises(LocalError, match="IPv4 address"):
         host.engine.link_remote(0x11001, 1, "not an address", 1, "", 1500)
