@@ -36,6 +36,10 @@ static uint32_t home(const struct wv_mactable *t, uint64_t mac) {
     return (uint32_t)(h >> 32) & t->mask;
 }
 
+static uint32_t *share(struct wv_mactable *t, uint64_t peer) {
+    return &t->shares[(peer * 0x9e3779b97f4a7c15ull) >> 52];
+}
+
 /* The entry of `mac`, or the free slot where it would go. */
 static struct wv_mac_entry *find(struct wv_mactable *t, uint64_t mac) {
     uint32_t i = home(t, mac);
@@ -49,15 +53,23 @@ static struct wv_mac_entry *insert(struct wv_mactable *t, struct wv_mac_entry *e
     if (t->count >= max)
         return NULL;
     t->count++;
+    ++*share(t, peer);
     /* A new entry may move at once: its last move is long ago. */
     *e = (struct wv_mac_entry){.mac = mac, .peer = peer, .seen_ms = now_ms, .moved_ms = now_ms - WV_MAC_MOVE_MS, .used = 1};
     return e;
+}
+
+static void own(struct wv_mactable *t, struct wv_mac_entry *e, uint64_t peer) {
+    --*share(t, e->peer);
+    ++*share(t, peer);
+    e->peer = peer;
 }
 
 /* Closes the gap that a removed entry leaves in its probe chain. */
 static void erase(struct wv_mactable *t, uint32_t i) {
     uint32_t j = i;
     t->count--;
+    --*share(t, t->slots[i].peer);
     for (;;) {
         t->slots[i].used = 0;
         for (;;) {
@@ -78,13 +90,14 @@ enum wv_learnt wv_mac_learn(struct wv_mactable *t, uint64_t mac, uint64_t peer, 
     pthread_spin_lock(&t->lock);
     struct wv_mac_entry *e = find(t, mac);
     if (!e->used) {
-        insert(t, e, mac, peer, now_ms, t->max);
+        if (*share(t, peer) < t->max / 4)
+            insert(t, e, mac, peer, now_ms, t->max);
     } else if (e->peer == peer) {
         e->seen_ms = now_ms;
     } else if (e->pinned || now_ms - e->moved_ms < WV_MAC_MOVE_MS) {
         result = WV_MAC_REFUSED;
     } else {
-        e->peer = peer;
+        own(t, e, peer);
         e->seen_ms = e->moved_ms = now_ms;
         result = WV_MAC_MOVED;
     }
@@ -107,7 +120,7 @@ int wv_mac_pin(struct wv_mactable *t, uint64_t mac, uint32_t now_ms) {
     if (!e->used && !insert(t, e, mac, 0, now_ms, t->max + t->max / 2)) {
         result = -1;
     } else {
-        e->peer = 0;
+        own(t, e, 0);
         e->pinned = 1;
         e->seen_ms = now_ms;
     }

@@ -1,15 +1,16 @@
 /* Which MAC lives where. Peer 0 is this host. Times are milliseconds of one clock, given by the caller.
  *
  * Rules. A MAC that a container here has (pinned) is never taken over from outside. A MAC moves at most once
- * a second, so two hosts that both send with it can't make it flap at line rate. Full means: not learnt, hence flooded;
- * pinning has half as much room again, so that no peer can fill the table before a container comes. */
+ * a second, so two hosts that both send with it can't make it flap at line rate. Nobody, this host included, has more than
+ * a quarter of the table, so that one who invents MACs doesn't get everybody else's flooded. Full means: not learnt, hence
+ * flooded; pinning has half as much room again, so that no peer can fill the table before a container comes. */
 #ifndef WV_MACTABLE_H
 #define WV_MACTABLE_H
 
 #include <pthread.h>
 #include <stdint.h>
 
-enum { WV_MAC_MAX = 65536, WV_MAC_MOVE_MS = 1000 };
+enum { WV_MAC_MAX = 65536, WV_MAC_MOVE_MS = 1000, WV_MAC_SHARES = 4096 };
 #define WV_MAC_UNKNOWN UINT64_MAX
 
 struct wv_mac_entry {
@@ -23,6 +24,7 @@ struct wv_mactable {
     uint32_t mask, count, max;
     uint64_t seed; /* keeps an outsider from choosing MACs that collide */
     struct wv_mac_entry *slots;
+    uint32_t shares[WV_MAC_SHARES]; /* entries by a hash of their peer; two that share one share the bound */
 };
 
 int wv_mactable_init(struct wv_mactable *t, uint32_t max); /* 0, or -1 without memory */

@@ -101,9 +101,7 @@ class Host:
         if shards > 1:
             socket.close(self.udp.pop())
             self.udp = open_data_sockets(address, self.port, shards)
-        self.engine = Engine(
-            SELF, [ours.fileno() for ours, _ in self.taps], self.udp, **options
-        )
+        self.engine = Engine(SELF, [ours.fileno() for ours, _ in self.taps], self.udp, **options)
         self.engine.start()
 
     def capture(self, frame, header=NONE, shard=0):

@@ -45,20 +45,36 @@ def test_a_pinned_mac_stays():
     assert table.learn_remote(mac(1), A, 1000000)
 
 
+PEERS = [0x020000000001 + n for n in range(5)]
+
+
 def test_full_means_not_learnt():
     table = MacTable(16)
     for n in range(16):
-        assert table.learn_remote(mac(n), A, 0)
-    table.learn_remote(mac(99), A, 0)
+        assert table.learn_remote(mac(n), PEERS[n % 4], 0)
+    table.learn_remote(mac(99), PEERS[4], 0)
     assert table.lookup(mac(99)) is None
     for n in range(100, 108):  # nobody fills it so that a container's MAC has no room
         assert table.pin(mac(n), 0)
     assert not table.pin(mac(99), 0)
     for n in range(100, 108):
         table.unpin(mac(n))
-    assert all(table.lookup(mac(n)) == A for n in range(16))
-    assert table.forget_peer(A) == 16
+    assert all(table.lookup(mac(n)) == PEERS[n % 4] for n in range(16))
+    assert sum(table.forget_peer(peer) for peer in PEERS) == 16
     assert table.entries() == []
+
+
+def test_nobody_has_more_than_a_quarter():
+    table = MacTable(400)
+    for n in range(1000):
+        assert table.learn_remote(mac(n), A, 0)  # accepted, but no longer remembered
+        assert table.learn_local(mac(1000 + n), 0)
+    assert len(table.entries()) == 200
+    assert table.learn_remote(mac(5000), B, 0)
+    assert table.lookup(mac(5000)) == B
+    assert table.expire(10000, 1) == 201
+    assert table.learn_remote(mac(1), A, 0)
+    assert table.lookup(mac(1)) == A
 
 
 def test_times_wrap():
@@ -85,7 +101,8 @@ class Model:
     def learn(self, key, peer, now):
         row = self.rows.get(key)
         if row is None:
-            if len(self.rows) < self.capacity:
+            share = sum(row[0] == peer for row in self.rows.values())
+            if len(self.rows) < self.capacity and share < self.capacity // 4:
                 self.rows[key] = [peer, now, now - 1000, False]
             return True
         if row[0] == peer:
@@ -122,14 +139,14 @@ def test_like_the_model(seed):
                 table.unpin(mac(key))
                 model.rows.pop(key, None)
             case 3 if rng.random() < 0.2:
-                peer = rng.choice([A, B])
+                peer = rng.choice(PEERS)
                 assert table.forget_peer(peer) == model.drop(lambda r, peer=peer: r[0] == peer)
             case 4 if rng.random() < 0.2:
                 assert table.expire(now, 3000) == model.drop(lambda r, now=now: now - r[1] > 3000)
             case 5 | 6 | 7:
                 assert table.learn_local(mac(key), now) == model.learn(key, 0, now)
             case _:
-                peer = rng.choice([A, B])
+                peer = rng.choice(PEERS)
                 assert table.learn_remote(mac(key), peer, now) == model.learn(key, peer, now)
         row = model.rows.get(key)
         assert table.lookup(mac(key)) == (row[0] if row else None)
