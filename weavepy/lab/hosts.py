@@ -69,6 +69,7 @@ class Lab:
         self.underlay_mtu = underlay_mtu
         self.keep = keep
         self.hosts: list[Host] = []
+        self.link_count = 0
         self.directory = directory_of(self.name)
         self.underlay = Space(f"{self.name}-u", self.directory)
         self._signals: dict[signal.Signals, object] = {}
@@ -103,23 +104,30 @@ class Lab:
             self._signals.clear()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def add_host(self) -> Host:
-        """Adds a host `h1`, `h2`, ... with an address on the underlay."""
+    def add_host(self, *, bridged: bool = True) -> Host:
+        """Adds a host `h1`, `h2`, ... with an address on the underlay, or with no interface at all."""
         number = len(self.hosts) + 1
         name, port = f"{self.name}-h{number}", f"h{number}"
         directory = self.directory / port
         directory.mkdir()
         host = Host(name, directory, f"{UNDERLAY_SUBNET}.{number}")
         self._add_namespace(name)
-        mtu = str(self.underlay_mtu)
-        run_ip(
-            self.underlay.name,
-            f"link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}",
-            f"link set {port} master under up",
-        )
-        run_ip(name, f"addr add {host.address}/24 dev eth0", "link set eth0 up", "route add default dev eth0")
+        if bridged:
+            self.plug(host, port, host.address)
         self.hosts.append(host)
         return host
+
+    def plug(self, space: Space, port: str, address: str) -> None:
+        """Gives a space its eth0 on the underlay, by a port of the bridge."""
+        mtu = self.underlay_mtu
+        run_ip(
+            self.underlay.name,
+            f"link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {space.name}",
+            f"link set {port} master under up",
+        )
+        run_ip(
+            space.name, f"addr add {address}/24 dev eth0", "link set eth0 up", "route add default dev eth0"
+        )
 
     def add_container(self, label: str) -> Space:
         """Adds a namespace that stands for a container: loopback and nothing else."""

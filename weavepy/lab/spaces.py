@@ -54,17 +54,25 @@ class Space:
         return run_command(self.command(argv), check=check, timeout_s=timeout_s, env=env)
 
     @contextlib.contextmanager
-    def running(self, argv: Sequence[str], ready: str) -> Iterator[subprocess.Popen[str]]:
-        """Keeps a command running in the block; enters when a line of its output holds `ready`."""
+    def running(
+        self, argv: Sequence[str], ready: str, first_line: str | None = None
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Keeps a command running in the block; enters when a line of its output holds `ready`.
+
+        With `first_line` its standard input is a pipe that begins with that line; else there is none.
+        """
         process = subprocess.Popen(
             self.command(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if first_line is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         assert process.stdout is not None
         try:
+            if process.stdin is not None:
+                process.stdin.write(f"{first_line}\n")
+                process.stdin.flush()
             said = []
             for line in process.stdout:
                 said.append(line)
@@ -75,6 +83,9 @@ class Space:
             yield process
         finally:
             process.kill()
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
             process.stdout.close()  # not read to its end, which a child of the process may hold up
             process.wait()
 

@@ -1,0 +1,107 @@
+"""Hosts without a direct link: chains and a hexagon, links that go and come, containers that move."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from inside import links
+from roads import (
+    address,
+    broadcast_reaches_all_once,
+    connections,
+    df_fits,
+    everything_crosses,
+    start,
+    time_until_reached,
+    wait_for_links,
+)
+
+from weavepy.lab.hosts import Lab
+from weavepy.lab.spaces import Space, run_ip
+from weavepy.lab.topology import chain, link, ring
+from weavepy.lab.traffic import ping
+
+
+def along(lab: Lab, size: int, *flags: str, closed: bool = False) -> list[Space]:
+    """Joins hosts in a row, each dialling the one before; `closed`: the last one dials the first one too."""
+    links = ring(lab, size) if closed else chain(lab, size)
+    dials = [[], *([road.addresses[0]] for road in links[: size - 1])]
+    if closed:
+        dials[-1].append(links[-1].addresses[1])
+    return start(lab, dials, *flags)
+
+
+@pytest.fixture(scope="module", params=[[], ["--shards", "2"]], ids=["one shard", "two shards"])
+def three(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, list[Space]]]:
+    with Lab() as lab:
+        yield lab, along(lab, 3, *request.param)
+
+
+def test_chain_of_three(three: tuple[Lab, list[Space]]) -> None:
+    lab, containers = three
+    everything_crosses(containers[0], containers[2], 3)
+    assert [len(connections(host)) for host in lab.hosts] == [1, 2, 1]
+    assert df_fits(containers[0], address(3), 1340)
+
+
+def test_broadcast_along_a_chain(three: tuple[Lab, list[Space]]) -> None:
+    time_until_reached(three[1][0], address(3))
+    broadcast_reaches_all_once(three[1])
+
+
+@pytest.mark.parametrize("same_mac", [False, True], ids=["new MAC", "same MAC"])
+def test_a_container_that_moves(three: tuple[Lab, list[Space]], same_mac: bool) -> None:
+    """From one end of the chain to the other: found by all who had learnt the old place."""
+    lab, containers = three
+    first, _, last = lab.hosts
+    there, number = address(50 + same_mac), 50 + same_mac
+    guest = lab.add_container(f"guest{number}")
+    first.weavepy("attach", f"{there}/24", guest.target)
+    mac = links(guest)["ethwe"]["address"]
+    for container in containers:
+        assert ping(container, there, count=2).complete
+    first.weavepy("detach", f"{there}/24", guest.target)
+    if same_mac:
+        # Who asked for its address again would find it by that; here the learnt MAC alone decides.
+        for container in containers:
+            run_ip(container.name, f"neigh replace {there} lladdr {mac} nud permanent dev ethwe")
+    last.weavepy("attach", f"{there}/24", guest.target)
+    if same_mac:
+        run_ip(guest.name, "link set ethwe down", f"link set ethwe address {mac}", "link set ethwe up")
+        ping(guest, address(2), count=1, wait_s=0.05)  # its first frame
+    began = time.monotonic()
+    for at, container in enumerate(containers, 1):
+        time_until_reached(container, there, began + 1.0 - time.monotonic(), f"from c{at}")
+    last.weavepy("detach", f"{there}/24", guest.target)
+    guest.run(["ip", "link", "del", "ethwe"], check=False)
+
+
+def test_chain_of_five(lab: Lab) -> None:
+    containers = along(lab, 5)
+    everything_crosses(containers[0], containers[4], 5)
+    assert [len(connections(host)) for host in lab.hosts] == [1, 2, 2, 2, 1]
+
+
+def test_hexagon(lab: Lab) -> None:
+    containers = along(lab, 6, closed=True)
+    for host in lab.hosts:
+        wait_for_links(host, 2)
+    everything_crosses(containers[0], containers[3], 4)
+    everything_crosses(containers[1], containers[5], 6, from_number=2)
+    broadcast_reaches_all_once(containers)
+
+
+def test_a_link_cut_without_a_word(lab: Lab) -> None:
+    hosts = [lab.add_host(bridged=False) for _ in range(2)]
+    road = link(lab, *hosts)
+    containers = start(lab, [[], [road.addresses[0]]])
+    time_until_reached(containers[0], address(2))
+    road.cut()
+    cut = time.monotonic()
+    assert not ping(containers[0], address(2), count=1, wait_s=0.3).received
+    for host in hosts:
+        wait_for_links(host, 0, 15.0 - (time.monotonic() - cut))
+    found_s = time.monotonic() - cut
+    road.heal()
+    healed_s = time_until_reached(containers[0], address(2), 5.0)
+    print(f"found after {found_s:.1f} s, healed after {healed_s:.2f} s")
