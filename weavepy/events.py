@@ -94,6 +94,21 @@ class KeyWorn:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """The peer of link `index` says that a probe of `size` octets of IP packet arrived (authenticated)."""
+
+    index: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramTooBig:
+    """Our own kernel refused a train on link `index`; the engine has stepped its path MTU down already."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectPeers:
     """The operator named peers. `addresses` maps what was typed to what it resolved to (port 0 = default)."""
 
@@ -115,6 +130,8 @@ Event: TypeAlias = (
     | HeartbeatReceived
     | LinkMoved
     | KeyWorn
+    | ProbeAnswered
+    | DatagramTooBig
     | ConnectPeers
     | ForgetPeers
 )
@@ -197,6 +214,22 @@ class SendHeartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class SendProbe:
+    """Send one padded datagram that makes an IP packet of `size` octets, whatever the link's path MTU."""
+
+    index: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMtu:
+    """Datagrams of link `index` may make IP packets of `path_mtu` octets from now on."""
+
+    index: int
+    path_mtu: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tables:
     """Where frames may go. Replaces all earlier tables at one stroke in every shard.
 
@@ -242,6 +275,8 @@ Effect: TypeAlias = (
     | KeyInstall
     | KeyRetire
     | SendHeartbeat
+    | SendProbe
+    | LinkMtu
     | Tables
     | ForgetMacs
     | Persist

@@ -67,6 +67,16 @@ OVERLAY_MTU_DEFAULT: Final = 1376  # Weave Net's; leaves room for IPv6, a VLAN t
 OVERLAY_MTU_MIN: Final = 576
 OVERLAY_MTU_MAX: Final = 8950
 UNDERLAY_MTU_DEFAULT: Final = 1500
+PATH_MTU_MIN: Final = 576  # octets of IP packet that every path is taken to carry (RFC 791)
+PATH_MTU_MAX: Final = 9000  # jumbo frames; nobody gains by more
+# What paths really have: IPv6's least, tunnels, PPPoE, Ethernet, jumbo frames with and without an outer header.
+PATH_MTU_USUAL: Final = (1280, 1400, 1420, 1450, 1480, 1492, 1500, 8950, 9000)
+PATH_MTU_STEP: Final = 16  # a search ends when its bounds are this close: a hundredth of a usual packet
+PROBE_TIMEOUT_S: Final = 0.5  # longer than the round trip of any path worth using
+PROBES_MAX: Final = 3  # lost in a row: the size doesn't fit (RFC 8899 section 5.1.2)
+PATH_MTU_CONFIRM_S: Final = 5.0  # a path that begins to swallow the size in use is noticed within 7 s
+PATH_MTU_SEARCH_FIRST_S: Final = 15.0  # after a search that ended below the ceiling, doubled each time,
+PATH_MTU_SEARCH_S: Final = 600.0  # up to this (RFC 8899 section 5.1.1)
 MAC_AGE_S: Final = 600.0  # Weave Net 2.8.1
 MAC_EXPIRE_PERIOD_S: Final = 60.0
 

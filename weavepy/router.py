@@ -24,6 +24,7 @@ from weavepy.events import (
     Connected,
     ConnectPeers,
     ConnId,
+    DatagramTooBig,
     Dial,
     DialFailed,
     Effect,
@@ -37,6 +38,7 @@ from weavepy.events import (
     Log,
     PeerName,
     Persist,
+    ProbeAnswered,
     Received,
     Send,
 )
@@ -187,11 +189,20 @@ class Router:
                 self._heartbeat(event, now)
             case LinkMoved(index, source):
                 if index in self._links:
-                    self._linked(index)[1].handle_moved(source)
+                    session, link = self._linked(index)
+                    self._perform(session, link.handle_moved(source, now))
             case KeyWorn(index):
                 if index in self._links:
                     session, link = self._linked(index)
                     self._perform(session, link.handle_worn(now))
+            case ProbeAnswered(index, size):
+                if index in self._links:
+                    session, link = self._linked(index)
+                    self._perform(session, link.handle_probe_answered(size, now))
+            case DatagramTooBig(index):
+                if index in self._links:
+                    session, link = self._linked(index)
+                    self._perform(session, link.handle_too_big(now))
             case ConnectPeers(addresses, replace):
                 self._dialler.add(addresses, replace=replace, now=now)
                 self._persist_targets()

@@ -18,6 +18,7 @@ from weavepy.events import Address, ConnId, Effect, Event, PeerName
 from weavepy.router import NEIGHBOURS_KEY, Router, RouterConfig
 
 PORT = 6783
+PATH_MTU = 1500  # also what every kernel believes
 DIAL_TIMEOUT_S = 5.0
 _TURNS_AT_ONE_INSTANT_MAX = 1000  # more timer calls than this without time passing is a router that spins
 
@@ -47,6 +48,7 @@ class EngineLink:
     remote: ev.LinkRemote | None = None
     sending: ev.KeyInstall | None = None
     receiving: dict[int, ev.KeyInstall] = field(default_factory=dict)
+    path_mtu: int = 0  # 0 until the link has a remote
 
 
 class World:
@@ -60,6 +62,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._walls: set[frozenset[int]] = set()
+        self._path_mtus: dict[frozenset[int], int] = {}
         self._held: list[tuple[int, int, Callable[[], None]]] = []
         self._digest = hashlib.blake2b()
 
@@ -110,6 +113,13 @@ class World:
         held, self._held = self._held, []
         for near, far, action in held:
             self.carry(near, far, action)
+
+    def narrow(self, near: int, far: int, path_mtu: int) -> None:
+        """Makes the path between the two hosts swallow every larger packet, or carry it again."""
+        self._path_mtus[frozenset((near, far))] = path_mtu
+
+    def path_mtu(self, near: int, far: int) -> int:
+        return self._path_mtus.get(frozenset((near, far)), PATH_MTU)
 
     def blocked(self, near: int, far: int) -> bool:
         return frozenset((near, far)) in self._walls
@@ -252,6 +262,10 @@ class Host:
                 self.links[index] = EngineLink(peer, clear)
             case ev.LinkRemote(index):
                 self.links[index].remote = effect
+                self.links[index].path_mtu = effect.path_mtu
+            case ev.LinkMtu(index, path_mtu):
+                assert path_mtu != self.links[index].path_mtu, "the same path MTU twice"
+                self.links[index].path_mtu = path_mtu
             case ev.LinkRemove(index):
                 del self.links[index]
             case ev.KeyInstall(index, True):
@@ -267,6 +281,8 @@ class Host:
                 del self.links[index].receiving[epoch]
             case ev.SendHeartbeat(index, heard):
                 self._send_heartbeat(self.links[index], heard)
+            case ev.SendProbe(index, size):
+                self._send_probe(self.links[index], size)
             case _:
                 raise AssertionError(f"nobody performs {effect}")
 
@@ -321,10 +337,10 @@ class Host:
             def connected() -> None:
                 if self.incarnation == incarnation and self.router is not None:
                     self.pipes[dial.conn] = pipe
-                    self.handle(ev.Connected(dial.conn, dial.address, local, 1500))
+                    self.handle(ev.Connected(dial.conn, dial.address, local, PATH_MTU))
 
             world.after(near.arrives_at - world.now, connected)
-            other.handle(ev.Accepted(conn, local, other.address, 1500))
+            other.handle(ev.Accepted(conn, local, other.address, PATH_MTU))
 
         world.after(world.latency_s(), arrive)
 
@@ -359,11 +375,28 @@ class Host:
     # ---- the overlay
 
     def _send_heartbeat(self, link: EngineLink, heard: bool) -> None:
+        def arrive(other: Host, index: int) -> None:
+            other.handle(ev.HeartbeatReceived(index, heard, 2000 if heard else 0, self.address))
+
+        self._send_datagram(link, 100, arrive)
+
+    def _send_probe(self, link: EngineLink, size: int) -> None:
+        def arrive(other: Host, index: int) -> None:  # its engine answers by itself, with a small datagram
+            other._send_datagram(
+                other.links[index], 100, lambda us, ours: us.handle(ev.ProbeAnswered(ours, size))
+            )
+
+        self._send_datagram(link, size, arrive)
+
+    def _send_datagram(self, link: EngineLink, size: int, action: Callable[["Host", int], None]) -> None:
+        """Performs `action` with the host at the far end and its index, if the datagram gets there."""
         remote, sending, world = link.remote, link.sending, self.world
-        assert remote is not None, "a heartbeat to nowhere"
-        assert link.clear or sending is not None, "a heartbeat without a key"
+        assert remote is not None, "a datagram to nowhere"
+        assert link.clear or sending is not None, "a datagram without a key"
         other = world.host_at(remote.remote)
         if other is None or world.blocked(self.number, other.number):
+            return
+        if size > world.path_mtu(self.number, other.number):
             return
 
         def arrive() -> None:
@@ -374,6 +407,6 @@ class Host:
                 installed = theirs.receiving.get(sending.epoch)
                 if installed is None or (installed.cipher, installed.keys) != (sending.cipher, sending.keys):
                     return
-            other.handle(ev.HeartbeatReceived(remote.remote_index, heard, 2000 if heard else 0, self.address))
+            action(other, remote.remote_index)
 
         world.after(world.latency_s(), arrive)

@@ -14,6 +14,7 @@ from typing import Protocol
 from weavepy import limits
 from weavepy.events import (
     Address,
+    DatagramTooBig,
     Effect,
     Event,
     ForgetMacs,
@@ -23,15 +24,29 @@ from weavepy.events import (
     KeyWorn,
     LinkAdd,
     LinkMoved,
+    LinkMtu,
     LinkRemote,
     LinkRemove,
+    ProbeAnswered,
     SendHeartbeat,
+    SendProbe,
     Tables,
 )
 
 log = logging.getLogger("weavepy.engine")
 
-LINK_EFFECTS = (LinkAdd, LinkRemote, LinkRemove, KeyInstall, KeyRetire, SendHeartbeat, Tables, ForgetMacs)
+LINK_EFFECTS = (
+    LinkAdd,
+    LinkRemote,
+    LinkMtu,
+    LinkRemove,
+    KeyInstall,
+    KeyRetire,
+    SendHeartbeat,
+    SendProbe,
+    Tables,
+    ForgetMacs,
+)
 
 
 class EngineLike(Protocol):
@@ -50,6 +65,8 @@ class EngineLike(Protocol):
     def key_install(self, index: int, sending: bool, epoch: int, cipher: str, keys: list[bytes]) -> None: ...
     def key_retire(self, index: int, epoch: int) -> None: ...
     def heartbeat(self, index: int, heard: bool) -> None: ...
+    def probe(self, index: int, size: int) -> None: ...
+    def link_mtu(self, index: int, path_mtu: int) -> None: ...
     def set_tables(
         self, peers: list[tuple[int, int, int]], trees: list[tuple[int, tuple[int, ...]]]
     ) -> None: ...
@@ -92,6 +109,10 @@ class DataPlane:
         match effect:
             case SendHeartbeat():
                 engine.heartbeat(effect.index, effect.heard)
+            case SendProbe():
+                engine.probe(effect.index, effect.size)
+            case LinkMtu():
+                engine.link_mtu(effect.index, effect.path_mtu)
             case LinkAdd():
                 engine.link_add(effect.index, effect.peer, effect.clear)
             case LinkRemote():
@@ -119,14 +140,18 @@ class DataPlane:
                 raise TypeError(f"not an effect of the data plane: {type(effect).__name__}")
 
     def _poll(self) -> None:
-        for kind, index, heard, rtt_us, host, port in self.engine.poll_events():
+        for kind, index, heard, number, host, port in self.engine.poll_events():
             match kind:
                 case "heartbeat":
-                    self._handle(HeartbeatReceived(index, heard, rtt_us, Address(host, port)))
+                    self._handle(HeartbeatReceived(index, heard, number, Address(host, port)))
                 case "moved":
                     self._handle(LinkMoved(index, Address(host, port)))
                 case "worn":
                     self._handle(KeyWorn(index))
+                case "probed":
+                    self._handle(ProbeAnswered(index, number))
+                case "toobig":
+                    self._handle(DatagramTooBig(index))
                 case _:
                     log.error("the engine reports %r, which this version doesn't know", kind)
 

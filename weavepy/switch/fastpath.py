@@ -1,4 +1,4 @@
-"""The fastpath overlay of one connection: START, keys, heartbeats, rekeying, as a state machine
+"""The fastpath overlay of one connection: START, keys, heartbeats, rekeying, path MTU, as a state machine
 (docs/protocol.md).
 
 Rules of this file. Methods return what is to be done, in order: effects for the shell, and `Start`, `Epoch`
@@ -24,13 +24,16 @@ from weavepy.events import (
     KeyInstall,
     KeyRetire,
     LinkAdd,
+    LinkMtu,
     LinkRemote,
     LinkRemove,
     Log,
     PeerName,
     SendHeartbeat,
+    SendProbe,
 )
 from weavepy.switch.negotiate import CLEAR, OVERLAY, Agreement
+from weavepy.switch.pathmtu import PathMtu
 from weavepy.wire.fastpath import Epoch, EpochAck, Start
 from weavepy.wire.peername import format_peer_name
 
@@ -40,8 +43,8 @@ _RTT_WEIGHT = 0.125  # of the newest sample (RFC 6298 section 2)
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """What a link is made of. `remote` and `local` are the two ends of the control connection; MTUs in
-    bytes.
+    """What a link is made of. `remote` and `local` are the two ends of the control connection, `path_mtu`
+    what the kernel says about it; MTUs in bytes.
     """
 
     index: int
@@ -73,6 +76,8 @@ class Link:
         self._started_at = 0.0
         self._heartbeat_at: float | None = None
         self._rtt_us = 0.0
+        self._path = PathMtu(config.path_mtu)
+        self._path_mtu = self._path.size  # what the engine knows
         self.established_at: float | None = None
 
     @property
@@ -93,6 +98,7 @@ class Link:
             "encrypted": self.cipher != CLEAR,
             "cipher": self.cipher,
             "mtu": self._config.overlay_mtu,
+            "path_mtu": self._path.size,
             "rtt_ms": round(self._rtt_us / 1000, 3),
             "epoch": 0 if self._sending is None else self._sending.epoch,
             "since_s": round(now - since, 3),
@@ -143,17 +149,28 @@ class Link:
             self._rtt_us = known + _RTT_WEIGHT * (event.rtt_us - known)
         first = not self._heard
         self._heard = True
+        actions: list[LinkAction] = []
         if event.heard and self.established_at is None:
             self.established_at = now
             self._heartbeat_at = now + limits.HEARTBEAT_S
-        return self._send_heartbeat(now) if first else []
+            actions += self._probing(self._path.start(now))
+        return actions + self._send_heartbeat(now) if first else actions
 
-    def handle_moved(self, source: Address) -> None:
+    def handle_moved(self, source: Address, now: float) -> list[LinkAction]:
         """Notes where the engine sends now. It follows the peer by itself: a table pushed after the fact could
         only send it back to where the peer no longer is.
         """
         if self._remote is not None:
             self._remote = replace(self._remote, remote=source)
+        return self._probing(self._path.handle_moved(now))
+
+    def handle_probe_answered(self, size: int, now: float) -> list[LinkAction]:
+        """Takes the peer's authenticated word that a probe of `size` octets arrived."""
+        return self._probing(self._path.handle_answer(size, now))
+
+    def handle_too_big(self, now: float) -> list[LinkAction]:
+        """Looks for the path MTU anew, as our kernel refused what it was."""
+        return self._probing(self._path.handle_too_big(now))
 
     def handle_worn(self, now: float) -> list[LinkAction]:
         """Asks for new keys as the sending key has sealed enough."""
@@ -171,6 +188,7 @@ class Link:
         actions: list[LinkAction] = []
         if self._heartbeat_at is not None and now >= self._heartbeat_at:
             actions += self._send_heartbeat(now)
+        actions += self._probing(self._path.handle_timer(now))
         if self._sending is not None:
             actions += self._rekey(self._sending.handle_timer(now), sending=True)
         if self._receiving is not None:
@@ -185,7 +203,7 @@ class Link:
             due = self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S
         if self._heartbeat_at is not None:
             due = min(due, self._heartbeat_at)
-        for schedule in (self._sending, self._receiving):
+        for schedule in (self._path, self._sending, self._receiving):
             at = None if schedule is None else schedule.next_timer()
             if at is not None:
                 due = min(due, at)
@@ -198,7 +216,8 @@ class Link:
         if (start.version, start.cipher) != (config.agreement.version, self.cipher):
             raise RemoteProtocolError("START with another version or cipher than was agreed")
         remote = Address(config.remote.host, start.port)
-        self._remote = LinkRemote(config.index, start.index, remote, config.local, config.path_mtu)
+        # No more than every path carries until probes have shown more; that takes one round trip.
+        self._remote = LinkRemote(config.index, start.index, remote, config.local, self._path.size)
         actions: list[LinkAction] = [self._remote]
         if config.session_key is not None:
             receiving = DataKeys(
@@ -231,6 +250,14 @@ class Link:
         period_s = limits.HEARTBEAT_FAST_S if self.established_at is None else limits.HEARTBEAT_S
         self._heartbeat_at = now + period_s
         return [SendHeartbeat(self._config.index, self._heard)]
+
+    def _probing(self, size: int | None) -> list[LinkAction]:
+        """Tells the engine what the search has found, and sends its next probe if there is one."""
+        actions: list[LinkAction] = []
+        if self._path.size != self._path_mtu:
+            self._path_mtu = self._path.size
+            actions.append(LinkMtu(self._config.index, self._path_mtu))
+        return actions if size is None else [*actions, SendProbe(self._config.index, size)]
 
     def _rekey(self, steps: Iterable[RekeyAction], *, sending: bool) -> list[LinkAction]:
         actions: list[LinkAction] = []

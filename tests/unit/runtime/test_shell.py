@@ -23,6 +23,7 @@ from weavepy.events import (
     Closed,
     Connected,
     ConnId,
+    DatagramTooBig,
     Dial,
     DialFailed,
     Effect,
@@ -32,13 +33,16 @@ from weavepy.events import (
     KeyWorn,
     LinkAdd,
     LinkMoved,
+    LinkMtu,
     LinkRemote,
     Log,
     PeerName,
     Persist,
+    ProbeAnswered,
     Received,
     Send,
     SendHeartbeat,
+    SendProbe,
     Tables,
 )
 from weavepy.runtime import control
@@ -542,6 +546,8 @@ def test_effects_reach_the_engine_and_its_news_the_router() -> None:
                     LinkRemote(5, 9, far, near, 1500),
                     KeyInstall(5, True, 0, "aes-256-gcm", (bytes(32),)),
                     SendHeartbeat(5, True),
+                    SendProbe(5, 1400),
+                    LinkMtu(5, 1280),
                     Tables(((PeerName(7), 5, 1),), ((PeerName(7), (5,)),)),
                 ]
             )
@@ -550,19 +556,25 @@ def test_effects_reach_the_engine_and_its_news_the_router() -> None:
                 ("link_remote", 5, 9, "10.0.0.2", 6783, "10.0.0.1", 1500),
                 ("key_install", 5, True, 0, "aes-256-gcm", [bytes(32)]),
                 ("heartbeat", 5, True),
+                ("probe", 5, 1400),
+                ("link_mtu", 5, 1280),
                 ("set_tables", [(7, 5, 1)], [(7, (5,))]),
             ]
             b.engine.tell(
                 ("heartbeat", 5, True, 250, "10.0.0.2", 6783),
                 ("moved", 5, False, 0, "10.0.0.3", 1),
                 ("worn", 5, False, 0, "", 0),
+                ("probed", 5, False, 1400, "10.0.0.3", 1),
+                ("toobig", 5, False, 0, "", 0),
                 ("news of a later version", 5, False, 0, "", 0),
             )
-            await b.until(lambda: len(b.router.events) == 3)
+            await b.until(lambda: len(b.router.events) == 5)
             assert b.router.events == [
                 HeartbeatReceived(5, True, 250, far),
                 LinkMoved(5, Address("10.0.0.3", 1)),
                 KeyWorn(5),
+                ProbeAnswered(5, 1400),
+                DatagramTooBig(5),
             ]
 
     run(scenario(), asyncio.new_event_loop)

@@ -57,7 +57,7 @@ def test_start_of_the_peer_brings_keys_and_a_heartbeat_at_once() -> None:
     link = Link(CONFIG)
     link.start(0.0)
     remote, receiving, sending, beat = link.handle_control(START, 1.0)
-    assert remote == ev.LinkRemote(INDEX, THEIR_INDEX, Address("10.0.0.2", 7000), NEAR, 1500)
+    assert remote == ev.LinkRemote(INDEX, THEIR_INDEX, Address("10.0.0.2", 7000), NEAR, limits.PATH_MTU_MIN)
     assert isinstance(receiving, ev.KeyInstall)
     assert isinstance(sending, ev.KeyInstall)
     assert (receiving.sending, len(receiving.keys)) == (False, 3)  # the peer's lanes
@@ -128,8 +128,9 @@ def test_heartbeats_are_fast_until_established_and_answer_the_first_one() -> Non
     assert link.established_at is None
     assert heartbeat(link, 0.7, heard=False) == []
     assert link.handle_timer(1.1) == [ev.SendHeartbeat(INDEX, True)]
-    assert heartbeat(link, 1.2) == []
+    assert heartbeat(link, 1.2) == [ev.SendProbe(INDEX, 1500)]
     assert link.established_at == 1.2
+    assert link.handle_probe_answered(1500, 1.3) == [ev.LinkMtu(INDEX, 1500)]
     assert link.next_timer() == pytest.approx(1.2 + limits.HEARTBEAT_S)
     assert link.handle_timer(4.2) == [ev.SendHeartbeat(INDEX, True)]
 
@@ -201,10 +202,10 @@ def test_worn_key_in_clear_mode_or_before_start_is_nothing() -> None:
 def test_a_move_is_noted_and_never_sent_back_to_the_engine() -> None:
     elsewhere = Address("192.0.2.9", 9)
     link = started()
-    link.handle_moved(elsewhere)
+    assert link.handle_moved(elsewhere, 0.0) == []
     assert link.attributes(0.0)["remote"] == str(elsewhere)
     fresh = Link(CONFIG)
-    fresh.handle_moved(elsewhere)
+    assert fresh.handle_moved(elsewhere, 0.0) == []
     assert fresh.attributes(0.0)["remote"] == ""
 
 
@@ -241,6 +242,7 @@ def test_attributes_for_the_operator() -> None:
         "encrypted": True,
         "cipher": "aes-256-gcm",
         "mtu": 1376,
+        "path_mtu": limits.PATH_MTU_MIN,
         "rtt_ms": 0,
         "epoch": 0,
         "since_s": 5.0,
@@ -250,3 +252,44 @@ def test_attributes_for_the_operator() -> None:
     heartbeat(link, 16.0)
     assert link.attributes(18.5)["since_s"] == 2.5
     assert started(CLEAR).attributes(0.0)["encrypted"] is False
+
+
+@pytest.mark.parametrize("config", [CONFIG, CLEAR])
+def test_the_path_mtu_is_looked_for_as_soon_as_the_link_is_established(config: LinkConfig) -> None:
+    link = started(config)
+    assert heartbeat(link, 1.0, heard=False) == [ev.SendHeartbeat(INDEX, True)]
+    assert heartbeat(link, 1.1) == [ev.SendProbe(INDEX, 1500)]
+    assert link.next_timer() == pytest.approx(1.1 + limits.PROBE_TIMEOUT_S)
+    assert link.handle_probe_answered(9000, 1.2) == []
+    assert link.handle_probe_answered(1500, 1.2) == [ev.LinkMtu(INDEX, 1500)]
+    assert link.attributes(1.2)["path_mtu"] == 1500
+
+
+def test_a_path_that_the_first_heartbeat_establishes_is_probed_before_the_answer() -> None:
+    assert heartbeat(started(), 1.0) == [ev.SendProbe(INDEX, 1500), ev.SendHeartbeat(INDEX, True)]
+
+
+def test_a_refused_train_shrinks_the_path_and_searches_again() -> None:
+    link = started()
+    assert link.handle_too_big(0.5) == []
+    heartbeat(link, 1.0)
+    link.handle_probe_answered(1500, 1.1)
+    assert link.handle_too_big(2.0) == [ev.LinkMtu(INDEX, limits.PATH_MTU_MIN), ev.SendProbe(INDEX, 1280)]
+    assert link.handle_too_big(2.0) == []
+    assert link.handle_probe_answered(1280, 2.1) == [ev.LinkMtu(INDEX, 1280), ev.SendProbe(INDEX, 1400)]
+
+
+def test_probes_are_repeated_by_the_timer_and_confirm_what_was_found() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    assert link.handle_timer(1.5) == [ev.SendProbe(INDEX, 1500)]
+    link.handle_probe_answered(1500, 1.6)
+    heartbeat(link, 6.0)
+    assert ev.SendProbe(INDEX, 1500) in link.handle_timer(6.6)
+
+
+def test_a_peer_that_moved_is_probed_on_its_new_path() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    link.handle_probe_answered(1500, 1.1)
+    assert link.handle_moved(Address("192.0.2.9", 9), 1.2) == [ev.SendProbe(INDEX, 1500)]
