@@ -193,6 +193,28 @@ def test_connection_limit_holds_on_both_sides() -> None:
     hub.connect(*refused)
     world.run(30)
     assert len(hub.links) == 3
+    assert hub.router is not None
+    assert set(hub.router.targets().values()) == {"failed: connection limit reached (3)"}
+    hub.handle(ev.ForgetPeers(tuple(hub.router.targets())))
+    assert "limit" not in str(hub.router.report(world.now)["Connections"])
+
+
+def test_discovered_peers_beyond_the_limit_are_no_failed_connections() -> None:
+    world = World(2)
+    first = world.host(1).start()
+    for number in range(2, 6):
+        world.host(number).start(first)
+    world.run(20)
+    limited = world.host(6, conn_limit=1).start(first)
+    limited_by_peers = world.host(7, conn_limit=2).start()
+    limited_by_peers.connect(first)
+    world.run(60)
+    for host in (limited, limited_by_peers):
+        assert host.router is not None
+        connections = host.router.report(world.now)["Connections"]
+        assert isinstance(connections, list)
+        assert {connection["State"] for connection in connections} == {"established"}
+        assert len(host.known()) == 7
 
 
 def test_peer_without_a_common_overlay_is_refused_with_a_reason() -> None:

@@ -54,8 +54,8 @@ class LiveConnection:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """For the operator. `state` is attempting, connected, retrying, suspended or failed (never tried
-    again).
+    """For the operator. `state` is attempting, connected, retrying, suspended, failed (never tried again) or
+    held: only discovered, and not to be dialled as long as we have as many connections as we may.
     """
 
     address: Address
@@ -77,7 +77,8 @@ class Dialler:
         self._remembered: tuple[Address, ...] = ()  # the neighbours when we last had any
         self._forgotten: set[Address] = set()  # what the operator doesn't want dialled
         self._targets: dict[Address, _Target] = {}
-        self._full = False  # at the connection limit: no timer helps, only a connection that ends
+        self._full = False  # no room for another attempt: no timer helps, only a connection that ends
+        self._limited = False  # not even if all attempts under way came to nothing
 
     @property
     def direct(self) -> Mapping[str, Address]:
@@ -161,6 +162,7 @@ class Dialler:
                 room -= 1
                 dialled.append(address)
         self._full = room <= 0
+        self._limited = 0 < self._limit <= len(live)
         return dialled
 
     def connected(self, address: Address, peer: PeerName) -> None:
@@ -209,21 +211,26 @@ class Dialler:
 
     def status(self) -> list[TargetStatus]:
         """Returns all targets, for the operator."""
-        return [self._status(address, target) for address, target in self._targets.items()]
+        direct = set(self.direct.values())
+        return [
+            self._status(address, target, direct=address in direct)
+            for address, target in self._targets.items()
+        ]
 
     def peer_at(self, address: Address) -> PeerName | None:
         """Returns who answered at `address` last time."""
         target = self._targets.get(address)
         return None if target is None else target.peer
 
-    def _status(self, address: Address, target: _Target) -> TargetStatus:
-        if target.state is _State.WAITING:
-            state = "failed" if target.try_after is None else "retrying"
-        else:
-            state = target.state.name.lower()
-        return TargetStatus(
-            address, state, target.last_error, target.try_after if state == "retrying" else None
-        )
+    def _status(self, address: Address, target: _Target, *, direct: bool) -> TargetStatus:
+        if target.state is not _State.WAITING:
+            return TargetStatus(address, target.state.name.lower(), target.last_error, None)
+        if target.try_after is None:
+            return TargetStatus(address, "failed", target.last_error, None)
+        if self._limited:
+            reason = f"connection limit reached ({self._limit})"
+            return TargetStatus(address, "retrying" if direct else "held", reason, None)
+        return TargetStatus(address, "retrying", target.last_error, target.try_after)
 
     def _valid(
         self, live: Collection[LiveConnection], records: Mapping[PeerName, PeerRecord]

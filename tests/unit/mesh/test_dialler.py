@@ -133,6 +133,31 @@ def test_limit_counts_connections_and_attempts_and_never_spins() -> None:
     assert d.due(0.1, [], {}) == [Address("10.0.0.4", 6783)]
 
 
+def test_the_limit_is_the_reason_why_a_target_waits() -> None:
+    d = dialler(limit=1)
+    d.add([("two", A2)], replace=False, now=0.0)
+    d.due(0.0, [], {})
+    d.connected(A2, TWO)
+    live = [LiveConnection(TWO, A2, True)]
+    d.add([("three", A3)], replace=False, now=1.0)
+    discovered = said(TWO, ConnectionSummary(PeerName(4), "10.0.0.4:6783", True, True))
+    assert d.due(1.0, live, discovered) == []
+    states = {target.address.host: (target.state, target.error, target.retry_at) for target in d.status()}
+    assert states["10.0.0.3"] == ("retrying", "connection limit reached (1)", None)
+    assert states["10.0.0.4"][0] == "held"
+    assert states["10.0.0.2"][0] == "connected"
+    d.ended(A2, "closed", 2.0)
+    assert A3 in d.due(2.0, [], discovered)
+    assert {target.state for target in d.status() if target.address == A3} == {"attempting"}
+
+
+def test_attempts_under_way_are_no_reason_to_speak_of_the_limit() -> None:
+    d = dialler(limit=1)
+    d.add([("two", A2), ("three", A3)], replace=False, now=0.0)
+    assert d.due(0.0, [], {}) == [A2]
+    assert [target.error for target in d.status()] == [None, None]
+
+
 def test_replace_and_forget() -> None:
     d = dialler()
     d.add([("two", A2), ("three", A3)], replace=False, now=0.0)
