@@ -26,6 +26,7 @@ _ADVICE = (
     ("no route to host", "is the address right, and the host up?"),
     ("network is unreachable", "this host has no route to that address"),
     ("no cipher that both", "give both hosts the same --cipher, or none"),
+    ("connection limit reached", "forget a peer, or launch this host with a larger --conn-limit"),
     ("no overlay in common", "both hosts must run weavepy, in neighbouring versions"),
 )
 _SILENT_S = 3.0  # on a network that lets UDP through, a link comes up in a fraction of this
@@ -52,7 +53,7 @@ def render_status(report: Report) -> str:
         _label("Peers", _peers_summary(router["Peers"] or [])),
         _label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
         "",
-        *(f"Warning: {_visible(text)}" for text in report.get("Warnings", ())),
+        *(f"Warning: {_visible(text)}" for text in [*report.get("Warnings", ()), *_mtu_warnings(report)]),
     ]
     _, text = verdict(report)
     return "\n".join([*lines, text, ""])
@@ -137,6 +138,20 @@ def advise(reason: str) -> str:
 def is_ourselves(reason: str) -> bool:
     """Tells whether a target failed because it is this very host."""
     return _OURSELVES in reason
+
+
+def _mtu_warnings(report: Report) -> list[str]:
+    """One line for each peer whose overlay MTU isn't ours: what only one of them can send gets lost there."""
+    warnings = []
+    for connection in report["Router"]["Connections"] or []:
+        attrs = connection.get("Attrs") or {}
+        ours, theirs = attrs.get("mtu"), attrs.get("peer_mtu")
+        if ours and theirs and ours != theirs:
+            warnings.append(
+                f"{connection['Address']} uses an overlay MTU of {theirs} and this host {ours}; "
+                "launch all hosts with the same --mtu"
+            )
+    return warnings
 
 
 def _protection(connections: Sequence[Report]) -> str:

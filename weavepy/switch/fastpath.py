@@ -98,6 +98,7 @@ class Link:
             "encrypted": self.cipher != CLEAR,
             "cipher": self.cipher,
             "mtu": self._config.overlay_mtu,
+            "peer_mtu": self._config.agreement.peer_mtu,
             "path_mtu": self._path.size,
             "rtt_ms": round(self._rtt_us / 1000, 3),
             "epoch": 0 if self._sending is None else self._sending.epoch,

@@ -139,6 +139,20 @@ def test_warnings_come_before_the_verdict() -> None:
     assert render_status(value).split("\n")[-3] == "Warning: encryption is off"
 
 
+def test_another_overlay_mtu_is_a_warning() -> None:
+    same = connection("10.0.0.2:6783", "established", "", mtu=1376, peer_mtu=1376)
+    other = connection("10.0.0.3:6783", "established", "", mtu=1376, peer_mtu=8950)
+    assert "Warning" not in render_status(report(UP, same))
+    (line,) = (line for line in render_status(report(same, other)).split("\n") if "Warning" in line)
+    assert line.startswith("Warning: 10.0.0.3:6783 uses an overlay MTU of 8950 and this host 1376")
+
+
+def test_a_target_beyond_the_connection_limit_gets_advice() -> None:
+    well, text = verdict(report(UP, connection("10.0.0.9:6783", "retrying", "connection limit reached (1)")))
+    assert not well
+    assert "--conn-limit" in text
+
+
 def test_an_escape_sequence_in_a_nickname_is_shown_not_obeyed() -> None:
     value = copy.deepcopy(report(UP))
     value["Router"]["Peers"][1]["NickName"] = "\x1b[2Jgone\n"

@@ -242,6 +242,7 @@ def test_attributes_for_the_operator() -> None:
         "encrypted": True,
         "cipher": "aes-256-gcm",
         "mtu": 1376,
+        "peer_mtu": 1376,
         "path_mtu": limits.PATH_MTU_MIN,
         "rtt_ms": 0,
         "epoch": 0,
