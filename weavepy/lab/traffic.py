@@ -89,6 +89,12 @@ def tcp(client: Space, server: Space, address: str, *, seconds: int = 2, streams
     )
 
 
+def tcp_intervals(client: Space, server: Space, address: str, *, seconds: int) -> list[int]:
+    """Sends TCP as `tcp` does, and returns the bytes that the client sent in each tenth of a second."""
+    result = _iperf(client, server, address, seconds, ["-i", "0.1"])
+    return [int(entry["sum"]["bytes"]) for entry in result["intervals"]]
+
+
 def udp(client: Space, server: Space, address: str, *, seconds: int, mbps: float, length: int) -> UdpRun:
     """Sends datagrams of `length` payload bytes at `mbps` megabits a second."""
     result = _iperf(client, server, address, seconds, ["-u", "-b", f"{mbps:g}M", "-l", str(length)])
