@@ -11,10 +11,8 @@ when it ends.
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from weavepy import limits
-from weavepy.crypto.handshake import Handshake
 from weavepy.errors import RemoteProtocolError, WireError
 from weavepy.events import (
     Accepted,
@@ -43,24 +41,23 @@ from weavepy.events import (
     Send,
 )
 from weavepy.mesh.admission import Admission, TokenBucket
-from weavepy.mesh.connection import Connection
-from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
+from weavepy.mesh.dialler import Dialler
 from weavepy.mesh.gossip import Gossiper
 from weavepy.mesh.neighbours import Neighbour, Verdict, judge
-from weavepy.mesh.report import nickname_of, report_broadcast, report_peers, report_target, report_unicast
+from weavepy.mesh.report import report_broadcast, report_peers, report_target, report_unicast
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.topology import SHORT_IDS, Topology
 from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
-from weavepy.switch.fastpath import Link, LinkAction, LinkConfig
+from weavepy.sessions import RouterConfig, Session, Sessions
+from weavepy.switch.fastpath import LinkAction, LinkEvent
 from weavepy.switch.forwarding import Forwarding, build_tables
-from weavepy.switch.negotiate import OVERLAY, negotiate_untrusted
+from weavepy.switch.negotiate import Agreement, negotiate_untrusted
 from weavepy.wire.fastpath import (
     Epoch,
     EpochAck,
     FastpathFeature,
     Start,
     decode_overlay_control_untrusted,
-    encode_fastpath_feature,
     encode_overlay_control,
 )
 from weavepy.wire.features import Features
@@ -68,49 +65,14 @@ from weavepy.wire.messages import Broadcast, Gossip, Message, OverlayControl, Un
 from weavepy.wire.peername import format_peer_name
 from weavepy.wire.topology import ConnectionSummary, PeerRecord
 
+__all__ = ["NEIGHBOURS_KEY", "PROTOCOL_VERSION", "TARGETS_KEY", "Router", "RouterConfig"]
+
 PROTOCOL_VERSION = 2
 TARGETS_KEY = "targets"
 NEIGHBOURS_KEY = "neighbours"
 _OVERLAY_INDEX = 0  # of fastpath in the list of overlays that both ends have, which it is alone in
-_SLOT_BITS = 12
 _STRANGER_LOGS = 10  # lines about connections that never authenticated: so many at once,
 _STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
-
-
-@dataclass(frozen=True, slots=True)
-class RouterConfig:
-    """What a router is started with. `targets` are peers as typed, with what they resolved to (port 0:
-    default); `remembered` where the last run's neighbours were.
-    """
-
-    name: PeerName
-    nickname: str
-    password: bytes | None = field(repr=False)
-    port: int
-    overlay_mtu: int
-    ciphers: tuple[str, ...]
-    lanes: int
-    conn_limit: int
-    discovery: bool
-    rekey_interval_s: float = limits.REKEY_INTERVAL_S
-    targets: tuple[tuple[str, Address], ...] = ()
-    remembered: tuple[Address, ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    """One control connection with what belongs to it. `peer` and `link` are there once it is registered."""
-
-    connection: Connection
-    dialled: Address | None
-    peer: PeerName | None = None
-    link: Link | None = None
-
-    @property
-    def state(self) -> str:
-        if self.link is None:
-            return "connecting"
-        return "pending" if self.link.established_at is None else "established"
 
 
 class Router:
@@ -118,7 +80,6 @@ class Router:
 
     def __init__(self, config: RouterConfig, *, uid: int, entropy: Entropy) -> None:
         self._config = config
-        self._entropy = entropy
         own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
         self._topology = Topology(own, entropy)
         self._topology_channel = TopologyChannel(self._topology)
@@ -137,10 +98,8 @@ class Router:
         self._admission = Admission(0.0)
         self._stranger_logs = TokenBucket(_STRANGER_LOGS, _STRANGER_LOG_PERIOD_S, 0.0)
 
-        self._sessions: dict[ConnId, _Session] = {}
+        self._sessions = Sessions(config, self._feature, entropy)
         self._dialling: dict[ConnId, Address] = {}
-        self._neighbours: dict[PeerName, _Session] = {}
-        self._links: dict[int, _Session] = {}
         self._next_conn = 2
         self._terminations = 0
 
@@ -180,29 +139,13 @@ class Router:
                     if self._dialler.ended(address, reason, now):
                         self._log("warning", f"no connection with {address}: {reason}")
             case Received(conn, data):
-                if conn in self._sessions:
-                    self._receive(self._sessions[conn], data, now)
+                if conn in self._sessions.by_conn:
+                    self._receive(self._sessions.by_conn[conn], data, now)
             case Closed(conn, reason):
-                if conn in self._sessions:
-                    self._lost(self._sessions[conn], reason, now)
-            case HeartbeatReceived():
-                self._heartbeat(event, now)
-            case LinkMoved(index, source):
-                if index in self._links:
-                    session, link = self._linked(index)
-                    self._perform(session, link.handle_moved(source, now))
-            case KeyWorn(index):
-                if index in self._links:
-                    session, link = self._linked(index)
-                    self._perform(session, link.handle_worn(now))
-            case ProbeAnswered(index, size):
-                if index in self._links:
-                    session, link = self._linked(index)
-                    self._perform(session, link.handle_probe_answered(size, now))
-            case DatagramTooBig(index):
-                if index in self._links:
-                    session, link = self._linked(index)
-                    self._perform(session, link.handle_too_big(now))
+                if conn in self._sessions.by_conn:
+                    self._lost(self._sessions.by_conn[conn], reason, now)
+            case HeartbeatReceived() | LinkMoved() | KeyWorn() | ProbeAnswered() | DatagramTooBig():
+                self._link_news(event, now)
             case ConnectPeers(addresses, replace):
                 self._dialler.add(addresses, replace=replace, now=now)
                 self._persist_targets()
@@ -213,7 +156,7 @@ class Router:
 
     def handle_timer(self, now: float) -> list[Effect]:
         """Does what is due by `now` and returns what is to be done, in order."""
-        for session in list(self._sessions.values()):
+        for session in list(self._sessions.by_conn.values()):
             with self._containing(session, now):
                 if session.connection.next_timer() <= now:
                     self._send_bytes(session, session.connection.handle_timer(now))
@@ -243,12 +186,7 @@ class Router:
             self._dialler.next_timer(),
             self._gossip.next_timer(),
         )
-        times = [at for at in own if at is not None]
-        for session in self._sessions.values():
-            times.append(session.connection.next_timer())
-            if session.link is not None:
-                times.append(session.link.next_timer())
-        return min(times, default=None)
+        return min((at for at in (*own, *self._sessions.timers()) if at is not None), default=None)
 
     # ---- connections
 
@@ -268,37 +206,10 @@ class Router:
             self._open(event, address, now)
 
     def _open(self, event: Accepted | Connected, dialled: Address | None, now: float) -> None:
-        config = self._config
-        features = Features(
-            name=config.name,
-            nickname=config.nickname,
-            uid=self._topology.own.uid,
-            conn_id=self._entropy.getrandbits(64),
-            short_id=self._topology.own.short_id,
-            trusted=False,
-            overlays=(OVERLAY,),
-            fastpath=encode_fastpath_feature(self._feature),
-        )
-        handshake = Handshake(
-            outbound=dialled is not None,
-            password=config.password,
-            features=features,
-            ephemeral=self._entropy.randbytes(32),
-        )
-        connection = Connection(
-            event.conn,
-            handshake,
-            outbound=dialled is not None,
-            remote=event.remote,
-            local=event.local,
-            path_mtu=event.path_mtu,
-            own_conn_id=features.conn_id,
-            now=now,
-        )
-        session = self._sessions[event.conn] = _Session(connection, dialled)
-        self._send_bytes(session, connection.start())
+        session = self._sessions.open(event, dialled, self._topology.own, now)
+        self._send_bytes(session, session.connection.start())
 
-    def _receive(self, session: _Session, data: bytes, now: float) -> None:
+    def _receive(self, session: Session, data: bytes, now: float) -> None:
         with self._containing(session, now):
             connection = session.connection
             self._send_bytes(session, connection.receive_untrusted(data, now))
@@ -309,13 +220,13 @@ class Router:
                 for message in connection.take_messages():
                     self._handle_message(session, message, now)
 
-    def _authenticated(self, session: _Session, features: Features, now: float) -> None:
+    def _authenticated(self, session: Session, features: Features, now: float) -> None:
         known = self._topology.records.get(features.name)
         if known is None and session.dialled is not None and not self._dialler.may_introduce(session.dialled):
             raise RemoteProtocolError("found a peer there that nobody has told us of")
         existing = {
             peer: Neighbour(other.connection.uid, other.connection.features.uid)
-            for peer, other in self._neighbours.items()
+            for peer, other in self._sessions.by_peer.items()
             if other.connection.features is not None
         }
         verdict, reason = judge(
@@ -333,56 +244,37 @@ class Router:
         if verdict in (Verdict.REPLACE, Verdict.DUPLICATE_BOTH):
             # The record must outlive the old connection: the new one is about to take it over.
             self._topology.hold(features.name)
-            self._end(self._neighbours[features.name], reason, now)
+            self._end(self._sessions.by_peer[features.name], reason, now)
             self._topology.release(features.name)
         if verdict not in (Verdict.ADD, Verdict.REPLACE):
             self._end(session, reason, now, never=verdict is Verdict.NEVER, level=level)
             return
-        index = self._new_index()
+        index = self._sessions.new_index()
         if index is None or not self._topology.introduce(
             features.name, features.nickname, features.uid, features.short_id
         ):
             raise RemoteProtocolError("no room for another peer")
-        config, connection = self._config, session.connection
-        session.peer = features.name
-        session.link = Link(
-            LinkConfig(
-                index=index,
-                own=config.name,
-                peer=features.name,
-                dialled=connection.outbound,
-                session_key=connection.session_key,
-                connection_uid=connection.uid,
-                agreement=agreement,
-                lanes=config.lanes,
-                port=config.port,
-                remote=connection.remote,
-                local=connection.local,
-                path_mtu=connection.path_mtu,
-                overlay_mtu=config.overlay_mtu,
-                rekey_interval_s=config.rekey_interval_s,
-            )
-        )
-        self._register(session, session.link, features, now)
+        self._register(session, index, agreement, features, now)
 
-    def _register(self, session: _Session, link: Link, features: Features, now: float) -> None:
+    def _register(
+        self, session: Session, index: int, agreement: Agreement, features: Features, now: float
+    ) -> None:
         peer, connection = features.name, session.connection
         restarted = self._topology.records[peer].uid != features.uid
         reachable = peer in self._fresh_routes().unicast
         self._topology.hold(peer)
-        self._neighbours[peer] = session
-        self._links[link.index] = session
+        link = self._sessions.register(session, peer, agreement, index)
         self._topology.connect(ConnectionSummary(peer, str(connection.remote), connection.outbound, False))
         self._added.add(peer)
         self._gossip.add_neighbour(peer)
         if session.dialled is not None:
             self._dialler.connected(session.dialled, peer)
-        self._log("info", f"connected to {self._describe(session)}")
+        self._log("info", f"connected to {session.describe()}")
         self._perform(session, link.start(now))
         if restarted or not reachable:
             self._gossip.send_complete(peer)
 
-    def _handle_message(self, session: _Session, message: Message, now: float) -> None:
+    def _handle_message(self, session: Session, message: Message, now: float) -> None:
         assert session.peer is not None
         assert session.link is not None
         match message:
@@ -395,7 +287,7 @@ class Router:
                 if control is not None:
                     self._perform(session, session.link.handle_control(control, now))
 
-    def _lost(self, session: _Session, reason: str, now: float) -> None:
+    def _lost(self, session: Session, reason: str, now: float) -> None:
         connection = session.connection
         if connection.features is None and connection.outbound and self._config.password is not None:
             reason = f"{reason}, before the peer had said who it is: does it have another password?"
@@ -403,7 +295,7 @@ class Router:
 
     def _end(
         self,
-        session: _Session,
+        session: Session,
         reason: str,
         now: float,
         *,
@@ -417,22 +309,20 @@ class Router:
         registered.
         """
         connection = session.connection
-        if self._sessions.pop(connection.conn, None) is None:
+        if not self._sessions.remove(session):
             return
         self._admission.release(connection.conn)
         if close:
             self._effects.append(Close(connection.conn))
         if session.peer is not None and session.link is not None:
-            del self._links[session.link.index]
             self._perform(session, session.link.stop())
-            del self._neighbours[session.peer]
             self._gossip.remove_neighbour(session.peer)
             self._topology.disconnect(session.peer)
             self._topology.release(session.peer)
             self._collect_garbage()
             self._remember_neighbours()
             self._terminations += 1
-            self._log("info", f"connection to {self._describe(session)} ended: {reason}")
+            self._log("info", f"connection to {session.describe()} ended: {reason}")
         authenticated = connection.features
         unheard = True
         if session.dialled is not None:
@@ -443,10 +333,10 @@ class Router:
             self._log_stranger(f"no connection with {connection.remote}: {reason}", now)
             return
         if session.peer is None and unheard:
-            self._log(level, f"no connection with {self._describe(session)}: {reason}")
+            self._log(level, f"no connection with {session.describe()}: {reason}")
 
     @contextmanager
-    def _containing(self, session: _Session, now: float) -> Iterator[None]:
+    def _containing(self, session: Session, now: float) -> Iterator[None]:
         try:
             yield
         except (RemoteProtocolError, WireError) as error:
@@ -454,29 +344,20 @@ class Router:
 
     # ---- links
 
-    def _heartbeat(self, event: HeartbeatReceived, now: float) -> None:
-        if event.index not in self._links:
+    def _link_news(self, event: LinkEvent, now: float) -> None:
+        found = self._sessions.linked(event.index)
+        if found is None:
             return
-        session, link = self._linked(event.index)
+        session, link = found
         pending = link.established_at is None
-        self._perform(session, link.handle_heartbeat(event, now))
+        self._perform(session, link.handle(event, now))
         if pending and link.established_at is not None and session.peer is not None:
             self._topology.establish(session.peer)
             self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)
             self._remember_neighbours()
-            self._log("info", f"link to {self._describe(session)} is up, {link.cipher}")
+            self._log("info", f"link to {session.describe()} is up, {link.cipher}")
 
-    def _linked(self, index: int) -> tuple[_Session, Link]:
-        session = self._links[index]
-        assert session.link is not None
-        return session, session.link
-
-    def _new_index(self) -> int | None:
-        taken = {index & (limits.LINKS_MAX - 1) for index in self._links}
-        slot = next((slot for slot in range(1, limits.LINKS_MAX) if slot not in taken), None)
-        return None if slot is None else self._entropy.getrandbits(32 - _SLOT_BITS) << _SLOT_BITS | slot
-
-    def _perform(self, session: _Session, actions: Iterable[LinkAction]) -> None:
+    def _perform(self, session: Session, actions: Iterable[LinkAction]) -> None:
         for action in actions:
             if isinstance(action, Start | Epoch | EpochAck):
                 self._send(session, OverlayControl(_OVERLAY_INDEX, *encode_overlay_control(action)))
@@ -500,16 +381,12 @@ class Router:
             self._dial_now = False
             self._dial(now)
         for neighbour, message in self._gossip.flush(now):
-            self._send(self._neighbours[neighbour], message)
+            self._send(self._sessions.by_peer[neighbour], message)
         effects, self._effects = self._effects, []
         return effects
 
     def _dial(self, now: float) -> None:
-        live = [
-            LiveConnection(peer, session.connection.remote, session.connection.outbound)
-            for peer, session in self._neighbours.items()
-        ]
-        for address in self._dialler.due(now, live, self._topology.records):
+        for address in self._dialler.due(now, self._sessions.live(), self._topology.records):
             conn = ConnId(self._next_conn)
             self._next_conn += 2
             self._dialling[conn] = address
@@ -524,13 +401,12 @@ class Router:
     def _update_tables(self) -> None:
         self._tables_at = None
         routes = self._fresh_routes()
-        links = {
-            peer: session.link.index
-            for peer, session in self._neighbours.items()
-            if session.link is not None  # routes lead over established ones only
-        }
         tables = build_tables(
-            self._topology.records.keys(), routes.unicast, routes.broadcast, routes.components(), links
+            self._topology.records.keys(),
+            routes.unicast,
+            routes.broadcast,
+            routes.components(),
+            self._sessions.links(),  # routes lead over established ones only
         )
         changed = self._forwarding.update(tables)
         if changed is not None:
@@ -546,26 +422,21 @@ class Router:
         self._dial_now = True
 
     def _remember_neighbours(self) -> None:
-        addresses = (
-            session.dialled or Address(session.connection.remote.host, self._config.port)
-            for session in self._neighbours.values()
-            if session.link is not None and session.link.established_at is not None
-        )
-        changed = self._dialler.remember(addresses)
+        changed = self._dialler.remember(self._sessions.established())
         if changed is not None:
             text = json.dumps([[address.host, address.port] for address in changed])
             self._effects.append(Persist(NEIGHBOURS_KEY, text))
 
-    def _send(self, session: _Session, message: Message) -> None:
+    def _send(self, session: Session, message: Message) -> None:
         try:
             frame = session.connection.seal(message)
         except ValueError as error:
             # Something of another peer that we relay and can't write, or a mesh that outgrew the protocol.
-            self._log("error", f"can't send to {self._describe(session)}: {error}")
+            self._log("error", f"can't send to {session.describe()}: {error}")
         else:
             self._send_bytes(session, frame)
 
-    def _send_bytes(self, session: _Session, data: bytes) -> None:
+    def _send_bytes(self, session: Session, data: bytes) -> None:
         if data:
             self._effects.append(Send(session.connection.conn, data))
 
@@ -578,12 +449,6 @@ class Router:
         if self._stranger_logs.take(now):
             self._log("warning", text)
 
-    def _describe(self, session: _Session) -> str:
-        features = session.connection.features
-        if features is None:
-            return str(session.connection.remote)
-        return f"{format_peer_name(features.name)} ({features.nickname}) at {session.connection.remote}"
-
     # ---- what the operator asks
 
     def report(self, now: float) -> dict[str, object]:
@@ -591,7 +456,7 @@ class Router:
         in Attrs).
         """
         records, routes = self._topology.records, self._fresh_routes()
-        connections = [self._report_session(session, now) for session in self._sessions.values()]
+        connections = self._sessions.report(records, now)
         connections += [
             report_target(target, now)
             for target in self._dialler.status()
@@ -620,38 +485,7 @@ class Router:
 
         It is "connecting", "pending", "established" or "failed: reason".
         """
-        statuses = {target.address: target for target in self._dialler.status()}
-        return {
-            typed: self._target_state(address, statuses.get(address), by_host=self._dialler.by_host(typed))
-            for typed, address in self._dialler.direct.items()
-        }
-
-    def _target_state(self, address: Address, target: TargetStatus | None, *, by_host: bool) -> str:
-        peer = self._dialler.peer_at(address)
-        for session in self._neighbours.values():
-            remote = session.connection.remote
-            inbound = by_host and session.dialled is None and remote.host == address.host
-            if session.peer == peer or remote == address or inbound:
-                return session.state
-        if target is not None and target.state in ("retrying", "failed") and target.error is not None:
-            return f"failed: {target.error}"
-        return "connecting"
-
-    def _report_session(self, session: _Session, now: float) -> dict[str, object]:
-        connection, link = session.connection, session.link
-        info, attributes = "handshake", {}
-        if link is not None and session.peer is not None:
-            sealed = "unencrypted" if connection.session_key is None else "encrypted"
-            nickname = nickname_of(session.peer, self._topology.records)
-            info = f"{sealed:<11} {OVERLAY} {format_peer_name(session.peer)}({nickname})"
-            attributes = link.attributes(now)
-        return {
-            "Address": str(connection.remote),
-            "Outbound": connection.outbound,
-            "State": session.state,
-            "Info": info,
-            "Attrs": attributes,
-        }
+        return self._sessions.targets(self._dialler)
 
 
 def earlier(timer: float | None, at: float) -> float:

@@ -36,7 +36,8 @@ def expect_nothing_left(host: Host, hosts: list[Host]) -> None:
     others = {other.name for other in hosts} - {host.name}
     assert {link.peer for link in host.links.values()} == others
     assert len(host.pipes) == len(host.links) == len(others)
-    assert len(router._sessions) == len(router._neighbours) == len(router._links) == len(others)
+    assert len(router._sessions.by_conn) == len(router._sessions.by_peer) == len(others)
+    assert len(router._sessions.by_link) == len(others)
     assert set(router._topology._references) == others
     assert not router._dialling
     assert not router._admission._sources

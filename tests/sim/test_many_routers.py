@@ -287,7 +287,7 @@ def test_garbage_of_a_member_costs_its_connection_only() -> None:
     world, hosts = chain(8, 3)
     world.run(10)
     one, two = hosts[0], hosts[1]
-    session = one.router._neighbours[two.name]  # type: ignore[union-attr]
+    session = one.router._sessions.by_peer[two.name]  # type: ignore[union-attr]
     (damaged,) = (index for index, link in one.links.items() if link.peer == two.name)
     (other,) = (index for index in one.links if index != damaged)
     frame = session.connection._result.channel.seal(b"\x04garbage")  # type: ignore[union-attr]

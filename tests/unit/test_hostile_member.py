@@ -83,7 +83,7 @@ def test_mutated_messages_never_raise() -> None:
                 break
         weave.effects.clear()
         weave.perform(r.handle(ev.Closed(weave.conn, "reset"), weave.now))
-        assert len(r._sessions) == len(r._neighbours) == len(r._links) == 0
+        assert len(r._sessions.by_conn) == len(r._sessions.by_peer) == len(r._sessions.by_link) == 0
         assert set(r._topology._references) == set()
     assert closed > 100
 
@@ -205,7 +205,7 @@ def test_strangers_are_closed(*, dials: bool, octets: bytes) -> None:
     weave = Weave(router(PASSWORD), dials=dials, password=PASSWORD, overlays="fastpath", opening=octets)
     assert weave.closed
     assert len(weave.received) <= (40 if dials else 40 + 4096)
-    assert not weave.router._sessions
+    assert not weave.router._sessions.by_conn
 
 
 def test_a_bomb_before_authentication_is_refused() -> None:
@@ -224,7 +224,7 @@ def test_a_bomb_before_authentication_is_refused() -> None:
         opening = b"weave\x02\x02\x00" + struct.pack(">I", len(bomb)) + bomb
         weave = Weave(router(None), dials=True, password=None, overlays=None, opening=opening)
         assert weave.closed
-        assert not weave.router._sessions
+        assert not weave.router._sessions.by_conn
 
 
 def test_slow_strangers_have_three_seconds() -> None:

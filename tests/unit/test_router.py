@@ -178,7 +178,7 @@ def test_nothing_that_a_member_says_escapes() -> None:
             ended += 1
             peer = Peer(r, 2 * turn + 3, uid=turn + 3)
     assert ended > 100
-    assert len(r._sessions) == len(r._links) == 1
+    assert len(r._sessions.by_conn) == len(r._sessions.by_link) == 1
 
 
 def test_peer_that_is_gone_is_forgotten_in_the_same_batch() -> None:
@@ -252,11 +252,11 @@ def test_unknown_peer_at_a_discovered_address_is_refused() -> None:
 def test_link_slots_are_unique_and_freed() -> None:
     r = router()
     peers = [Peer(r, 2 * n + 1, name=PeerName(n + 10)) for n in range(20)]
-    slots = {index % limits.LINKS_MAX for index in r._links}
+    slots = {index % limits.LINKS_MAX for index in r._sessions.by_link}
     assert slots == set(range(1, 21))
     r.handle(ev.Closed(peers[4].conn, "reset"), 3.0)
     Peer(r, 101, name=PeerName(500))
-    assert {index % limits.LINKS_MAX for index in r._links} == slots
+    assert {index % limits.LINKS_MAX for index in r._sessions.by_link} == slots
 
 
 def test_a_mesh_that_outgrew_a_message_is_logged_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

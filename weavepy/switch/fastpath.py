@@ -19,16 +19,20 @@ from weavepy.crypto.rekey import Install, ReceivingKeys, RekeyAction, Retire, Se
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import (
     Address,
+    DatagramTooBig,
     Effect,
     HeartbeatReceived,
     KeyInstall,
     KeyRetire,
+    KeyWorn,
     LinkAdd,
+    LinkMoved,
     LinkMtu,
     LinkRemote,
     LinkRemove,
     Log,
     PeerName,
+    ProbeAnswered,
     SendHeartbeat,
     SendProbe,
 )
@@ -38,6 +42,7 @@ from weavepy.wire.fastpath import Epoch, EpochAck, Start
 from weavepy.wire.peername import format_peer_name
 
 LinkAction: TypeAlias = Effect | Start | Epoch | EpochAck
+LinkEvent: TypeAlias = HeartbeatReceived | LinkMoved | KeyWorn | ProbeAnswered | DatagramTooBig
 _RTT_WEIGHT = 0.125  # of the newest sample (RFC 6298 section 2)
 
 
@@ -137,6 +142,20 @@ class Link:
             case EpochAck(epoch) if self._sending is not None:
                 return self._rekey(self._sending.handle_ack(epoch, now), sending=True)
         raise RemoteProtocolError("new keys announced before START, or in clear mode")
+
+    def handle(self, event: LinkEvent, now: float) -> list[LinkAction]:
+        """Takes what the engine noticed on this link."""
+        match event:
+            case HeartbeatReceived():
+                return self.handle_heartbeat(event, now)
+            case LinkMoved(_, source):
+                return self.handle_moved(source, now)
+            case KeyWorn():
+                return self.handle_worn(now)
+            case ProbeAnswered(_, size):
+                return self.handle_probe_answered(size, now)
+            case DatagramTooBig():
+                return self.handle_too_big(now)
 
     def handle_heartbeat(self, event: HeartbeatReceived, now: float) -> list[LinkAction]:
         """Takes an authenticated heartbeat. The link is established by the first that says it has heard

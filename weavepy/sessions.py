@@ -1,0 +1,233 @@
+"""The control connections of one router with what belongs to each: found by connection, by peer and by link.
+
+Rules of this file. A session is in `by_conn` from its first byte to its end, and in `by_peer` and `by_link` from
+when its peer is accepted; `remove` takes it out of all three at once. Nothing is decided here and nothing is sent.
+The thing people get wrong: until a session is registered it has neither peer nor link, even when its handshake is
+done.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from weavepy import limits
+from weavepy.crypto.handshake import Handshake
+from weavepy.events import Accepted, Address, Connected, ConnId, Entropy, PeerName
+from weavepy.mesh.connection import Connection
+from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
+from weavepy.mesh.report import nickname_of
+from weavepy.switch.fastpath import Link, LinkConfig
+from weavepy.switch.negotiate import OVERLAY, Agreement
+from weavepy.wire.fastpath import FastpathFeature, encode_fastpath_feature
+from weavepy.wire.features import Features
+from weavepy.wire.peername import format_peer_name
+from weavepy.wire.topology import PeerRecord
+
+_SLOT_BITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What a router is started with. `targets` are peers as typed, with what they resolved to (port 0:
+    default); `remembered` where the last run's neighbours were.
+    """
+
+    name: PeerName
+    nickname: str
+    password: bytes | None = field(repr=False)
+    port: int
+    overlay_mtu: int
+    ciphers: tuple[str, ...]
+    lanes: int
+    conn_limit: int
+    discovery: bool
+    rekey_interval_s: float = limits.REKEY_INTERVAL_S
+    targets: tuple[tuple[str, Address], ...] = ()
+    remembered: tuple[Address, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One control connection with what belongs to it. `peer` and `link` are there once it is registered."""
+
+    connection: Connection
+    dialled: Address | None
+    peer: PeerName | None = None
+    link: Link | None = None
+
+    @property
+    def state(self) -> str:
+        """One of connecting, pending and established."""
+        if self.link is None:
+            return "connecting"
+        return "pending" if self.link.established_at is None else "established"
+
+    def describe(self) -> str:
+        """Returns who it is, for the log."""
+        features = self.connection.features
+        if features is None:
+            return str(self.connection.remote)
+        return f"{format_peer_name(features.name)} ({features.nickname}) at {self.connection.remote}"
+
+
+class Sessions:
+    """All sessions of one router."""
+
+    def __init__(self, config: RouterConfig, feature: FastpathFeature, entropy: Entropy) -> None:
+        self._config = config
+        self._feature = feature
+        self._entropy = entropy
+        self.by_conn: dict[ConnId, Session] = {}
+        self.by_peer: dict[PeerName, Session] = {}
+        self.by_link: dict[int, Session] = {}
+
+    def open(
+        self, event: Accepted | Connected, dialled: Address | None, own: PeerRecord, now: float
+    ) -> Session:
+        """Returns a new session on a connection that is up; `dialled` is the address if it was us who did."""
+        config = self._config
+        features = Features(
+            name=config.name,
+            nickname=config.nickname,
+            uid=own.uid,
+            conn_id=self._entropy.getrandbits(64),
+            short_id=own.short_id,
+            trusted=False,
+            overlays=(OVERLAY,),
+            fastpath=encode_fastpath_feature(self._feature),
+        )
+        handshake = Handshake(
+            outbound=dialled is not None,
+            password=config.password,
+            features=features,
+            ephemeral=self._entropy.randbytes(32),
+        )
+        connection = Connection(
+            event.conn,
+            handshake,
+            outbound=dialled is not None,
+            remote=event.remote,
+            local=event.local,
+            path_mtu=event.path_mtu,
+            own_conn_id=features.conn_id,
+            now=now,
+        )
+        session = self.by_conn[event.conn] = Session(connection, dialled)
+        return session
+
+    def new_index(self) -> int | None:
+        """Returns an index for another link, whose slot in the engine is free; None if no slot is."""
+        taken = {index & (limits.LINKS_MAX - 1) for index in self.by_link}
+        slot = next((slot for slot in range(1, limits.LINKS_MAX) if slot not in taken), None)
+        return None if slot is None else self._entropy.getrandbits(32 - _SLOT_BITS) << _SLOT_BITS | slot
+
+    def register(self, session: Session, peer: PeerName, agreement: Agreement, index: int) -> Link:
+        """Makes `session` the one to `peer` and returns its link, which isn't started yet."""
+        config, connection = self._config, session.connection
+        link = Link(
+            LinkConfig(
+                index=index,
+                own=config.name,
+                peer=peer,
+                dialled=connection.outbound,
+                session_key=connection.session_key,
+                connection_uid=connection.uid,
+                agreement=agreement,
+                lanes=config.lanes,
+                port=config.port,
+                remote=connection.remote,
+                local=connection.local,
+                path_mtu=connection.path_mtu,
+                overlay_mtu=config.overlay_mtu,
+                rekey_interval_s=config.rekey_interval_s,
+            )
+        )
+        session.peer, session.link = peer, link
+        self.by_peer[peer] = self.by_link[index] = session
+        return link
+
+    def remove(self, session: Session) -> bool:
+        """Forgets `session`; False if that was done before."""
+        if self.by_conn.pop(session.connection.conn, None) is None:
+            return False
+        if session.peer is not None and session.link is not None:
+            del self.by_link[session.link.index]
+            del self.by_peer[session.peer]
+        return True
+
+    def linked(self, index: int) -> tuple[Session, Link] | None:
+        """Returns the session of a link, and the link itself."""
+        session = self.by_link.get(index)
+        return None if session is None or session.link is None else (session, session.link)
+
+    def links(self) -> dict[PeerName, int]:
+        """Returns the index of the link to each neighbour."""
+        return {peer: s.link.index for peer, s in self.by_peer.items() if s.link is not None}
+
+    def live(self) -> list[LiveConnection]:
+        """Returns the registered connections for the dialler."""
+        return [
+            LiveConnection(peer, session.connection.remote, session.connection.outbound)
+            for peer, session in self.by_peer.items()
+        ]
+
+    def established(self) -> list[Address]:
+        """Returns where each neighbour with a working link can be dialled."""
+        return [
+            session.dialled or Address(session.connection.remote.host, self._config.port)
+            for session in self.by_peer.values()
+            if session.state == "established"
+        ]
+
+    def timers(self) -> list[float]:
+        """Returns when each connection and each link is due."""
+        times = [session.connection.next_timer() for session in self.by_conn.values()]
+        return times + [s.link.next_timer() for s in self.by_link.values() if s.link is not None]
+
+    # ---- what the operator asks
+
+    def report(self, records: Mapping[PeerName, PeerRecord], now: float) -> list[dict[str, object]]:
+        """Returns every connection under Weave Net's key names (what it has no name for is in Attrs)."""
+        return [_report(session, records, now) for session in self.by_conn.values()]
+
+    def targets(self, dialler: Dialler) -> dict[str, str]:
+        """Returns the state of each peer that the operator named.
+
+        It is "connecting", "pending", "established" or "failed: reason".
+        """
+        statuses = {target.address: target for target in dialler.status()}
+        return {
+            typed: self._target_state(
+                address, dialler.peer_at(address), statuses.get(address), by_host=dialler.by_host(typed)
+            )
+            for typed, address in dialler.direct.items()
+        }
+
+    def _target_state(
+        self, address: Address, peer: PeerName | None, target: TargetStatus | None, *, by_host: bool
+    ) -> str:
+        for session in self.by_peer.values():
+            remote = session.connection.remote
+            inbound = by_host and session.dialled is None and remote.host == address.host
+            if session.peer == peer or remote == address or inbound:
+                return session.state
+        if target is not None and target.state in ("retrying", "failed") and target.error is not None:
+            return f"failed: {target.error}"
+        return "connecting"
+
+
+def _report(session: Session, records: Mapping[PeerName, PeerRecord], now: float) -> dict[str, object]:
+    connection, link = session.connection, session.link
+    info, attributes = "handshake", {}
+    if link is not None and session.peer is not None:
+        sealed = "unencrypted" if connection.session_key is None else "encrypted"
+        info = (
+            f"{sealed:<11} {OVERLAY} {format_peer_name(session.peer)}({nickname_of(session.peer, records)})"
+        )
+        attributes = link.attributes(now)
+    return {
+        "Address": str(connection.remote),
+        "Outbound": connection.outbound,
+        "State": session.state,
+        "Info": info,
+        "Attrs": attributes,
+    }
