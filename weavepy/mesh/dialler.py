@@ -35,6 +35,7 @@ class _Target:
     state: _State = _State.WAITING
     interval_s: float = limits.DIAL_INTERVAL_FIRST_S
     last_error: str | None = None
+    lost_at: float | None = None  # when a connection that came of it ended
     peer: PeerName | None = None  # who answered there last time
 
     def try_now(self, now: float) -> None:
@@ -187,6 +188,8 @@ class Dialler:
         target.last_error = reason
         if peer is not None:
             target.peer = peer
+        if target.state is _State.CONNECTED:
+            target.lost_at = now
         lived = target.state is _State.CONNECTED and now > (target.try_after or 0) + limits.DIAL_STABLE_S
         target.state = _State.WAITING
         if never:
@@ -194,8 +197,11 @@ class Dialler:
         elif lived:
             target.try_now(now)
         else:
-            target.try_after = now + target.interval_s * (0.5 + self._entropy.random())
-            target.interval_s = min(target.interval_s * _BACKOFF_FACTOR, limits.DIAL_INTERVAL_MAX_S)
+            keen = target.lost_at is not None and now < target.lost_at + limits.DIAL_KEEN_S
+            interval_s = limits.DIAL_INTERVAL_KEEN_S if keen else target.interval_s
+            target.try_after = now + interval_s * (0.5 + self._entropy.random())
+            if not keen:
+                target.interval_s = min(target.interval_s * _BACKOFF_FACTOR, limits.DIAL_INTERVAL_MAX_S)
         return changed
 
     def next_timer(self) -> float | None:

@@ -248,3 +248,26 @@ def test_addresses_that_members_invent_do_not_keep_the_operators_out(monkeypatch
             d.ended(target.address, "no answer", 1.0)
     assert A3 in d.due(1.0, [], said(TWO, *invented))
     assert len(d.status()) == 11
+
+
+def test_a_peer_that_was_lost_lately_is_tried_every_second() -> None:
+    d = dialler()
+    d.add([("two", A2)], replace=False, now=0.0)
+    assert d.due(0.0, [], {}) == [A2]
+    d.connected(A2, TWO)
+    now = 30.0
+    d.ended(A2, "cut", now, peer=TWO)
+    while now < 30.0 + limits.DIAL_KEEN_S - 1:
+        due = d.next_timer()
+        assert due == pytest.approx(now + limits.DIAL_INTERVAL_KEEN_S)
+        now = due or 0.0
+        assert d.due(now, [], {}) == [A2]
+        d.ended(A2, "no answer", now)
+    waits = []
+    for _ in range(4):
+        due = d.next_timer() or 0.0
+        assert d.due(due, [], {}) == [A2]
+        d.ended(A2, "no answer", due)
+        waits.append(due - now)
+        now = due
+    assert waits[1:] == pytest.approx([2, 3, 4.5])
