@@ -1,5 +1,6 @@
 """Hosts without a direct link: chains and a hexagon, links that go and come, containers that move."""
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,10 @@ from roads import (
     broadcast_reaches_all_once,
     connections,
     df_fits,
+    ears,
     everything_crosses,
+    heard,
+    shout,
     start,
     time_until_reached,
     wait_for_links,
@@ -29,6 +33,13 @@ def along(lab: Lab, size: int, *flags: str, closed: bool = False) -> list[Space]
     if closed:
         dials[-1].append(links[-1].addresses[1])
     return start(lab, dials, *flags)
+
+
+SHARDS_DEEP = pytest.mark.parametrize(
+    "flags",
+    [[], pytest.param(["--shards", "2"], marks=pytest.mark.deep)],
+    ids=["one shard", "two shards"],
+)
 
 
 @pytest.fixture(scope="module", params=[[], ["--shards", "2"]], ids=["one shard", "two shards"])
@@ -76,18 +87,42 @@ def test_a_container_that_moves(three: tuple[Lab, list[Space]], same_mac: bool) 
     guest.run(["ip", "link", "del", "ethwe"], check=False)
 
 
-def test_chain_of_five(lab: Lab) -> None:
-    containers = along(lab, 5)
+@SHARDS_DEEP
+def test_chain_of_five(lab: Lab, flags: list[str]) -> None:
+    containers = along(lab, 5, *flags)
     everything_crosses(containers[0], containers[4], 5)
     assert [len(connections(host)) for host in lab.hosts] == [1, 2, 2, 2, 1]
 
 
-def test_hexagon(lab: Lab) -> None:
-    containers = along(lab, 6, closed=True)
+@SHARDS_DEEP
+def test_hexagon(lab: Lab, flags: list[str]) -> None:
+    """Three hops either way; and while one of the ways goes and comes, nothing comes twice."""
+    containers = along(lab, 6, *flags, closed=True)
     for host in lab.hosts:
         wait_for_links(host, 2)
     everything_crosses(containers[0], containers[3], 4)
-    everything_crosses(containers[1], containers[5], 6, from_number=2)
+    broadcast_reaches_all_once(containers)
+
+    def restart() -> None:
+        lab.hosts[1].weavepy("stop")
+        lab.hosts[1].weavepy("launch")
+
+    restarting = threading.Thread(target=restart)
+    others = [*containers[:1], *containers[2:]]
+    with ears(others) as sockets:
+        restarting.start()
+        sent = 0
+        while restarting.is_alive():
+            shout(sockets[0], sent)
+            sent += 1
+            time.sleep(0.002)
+        came = [heard(sock) for sock in sockets[1:]]
+    for numbers in came:
+        assert len(numbers) == len(set(numbers))
+    print(f"of {sent} broadcasts during a restart came {[len(numbers) for numbers in came]}")
+    for host in lab.hosts:
+        wait_for_links(host, 2)
+    time_until_reached(containers[0], address(2))
     broadcast_reaches_all_once(containers)
 
 
