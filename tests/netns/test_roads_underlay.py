@@ -118,6 +118,20 @@ def test_ipv6_underlay_only(lab: Lab, flags: list[str]) -> None:
 
 
 @SHARDS
+def test_ipv6_underlay_with_its_least_mtu(flags: list[str]) -> None:
+    with Lab(underlay_mtu=1280) as lab:
+        hosts = [lab.add_host(), lab.add_host()]
+        for host in hosts:
+            use_ipv6(lab, host)
+        one, two = start(lab, [[], [f"[{hosts[0].address}]"]], *flags)
+        everything_crosses(one, two, 2)
+        told = df_refused_mtu(one, address(2))
+        assert told is not None
+        assert 1150 < told < 1232
+        assert df_fits(one, address(2), told - IP_ICMP)
+
+
+@SHARDS
 def test_both_families_in_one_network(lab: Lab, flags: list[str]) -> None:
     """The one in the middle has both; the others have one each, and so no direct link."""
     four, both, six = lab.add_host(), lab.add_host(), lab.add_host()
@@ -135,9 +149,13 @@ def test_both_families_in_one_network(lab: Lab, flags: list[str]) -> None:
 @SHARDS
 def test_a_host_behind_nat(lab: Lab, flags: list[str]) -> None:
     open_host = lab.add_host()
-    add_host_behind_nat(lab)
+    hidden = add_host_behind_nat(lab)
     one, two = start(lab, [[], [open_host.address]], *flags)
     everything_crosses(one, two, 2)
+    assert not ping(open_host, hidden.address, count=1, wait_s=0.2).received
+    host, _, port = connections(open_host)[0]["Attrs"]["remote"].rpartition(":")
+    assert host == "10.99.0.202"
+    assert port != "6783"
 
 
 @SHARDS
