@@ -109,7 +109,7 @@ def test_loss_reordering_duplication_and_bit_flips(lab: Lab, seconds: int) -> No
     assert len(came) == len(set(came))
     # One wire datagram in four is lost to loss and flips, but the 4000-octet ones need all of their parts, and
     # on a path as bad as this the largest size may be taken for swallowed: then others come in parts too.
-    assert len(came) > 0.3 * sent
+    assert len(came) > (0.3 if seconds < 60 else 0.1) * sent  # in minutes the link is lost a few times
 
 
 def test_tcp_faults_on_the_control_connection(lab: Lab) -> None:
