@@ -23,7 +23,3 @@ class LocalError(WeavepyError):
 
 class UsageError(LocalError):
     """What was typed can't be right, on this or any other machine: trying again won't help."""
-
-
-class Unavailable(WeavepyError):  # noqa: N818
-    """What was asked for is not there yet; asking again later may succeed."""

@@ -24,11 +24,6 @@ size_t wv_part_size(size_t len, size_t fits) {
     return (even + WV_PART_UNIT - 1) / WV_PART_UNIT * WV_PART_UNIT;
 }
 
-static void drop(struct wv_parts *p, struct wv_join *j) {
-    j->used = 0;
-    p->dropped++;
-}
-
 /* The frame that a part belongs to, or a place for it: a free one, one that waits too long, or the link's own oldest. */
 static struct wv_join *place(struct wv_parts *p, uint32_t id, uint32_t link, uint64_t lane, uint64_t source, uint32_t now_ms,
                              int *found) {
@@ -38,7 +33,7 @@ static struct wv_join *place(struct wv_parts *p, uint32_t id, uint32_t link, uin
     for (int i = 0; i < WV_JOINS; i++) {
         struct wv_join *j = &p->joins[i];
         if (j->used && now_ms - j->born_ms > WV_JOIN_MS)
-            drop(p, j);
+            j->used = 0;
         if (!j->used) {
             free_one = j;
             continue;
@@ -56,7 +51,7 @@ static struct wv_join *place(struct wv_parts *p, uint32_t id, uint32_t link, uin
     if (free_one && own < WV_JOINS_PER_LINK)
         return free_one;
     if (own_oldest)
-        drop(p, own_oldest);
+        own_oldest->used = 0;
     return own_oldest;
 }
 
@@ -76,25 +71,22 @@ int wv_parts_add(struct wv_parts *p, const struct wv_record *r, uint32_t link, u
     size_t len = r->len - WV_PART;
     int found;
     struct wv_join *j = place(p, id, link, lane, r->source, now_ms, &found);
-    if (!j) {
-        p->dropped++;
+    if (!j)
         return 0;
-    }
     if (!found) {
         uint8_t *frame = j->frame;
-        memset(j, 0, sizeof *j);
         *j = (struct wv_join){.lane = lane, .source = r->source, .destination = r->destination, .id = id, .link = link,
                               .born_ms = now_ms, .order = ++p->order, .total = total, .csum_start = r->csum_start,
                               .csum_offset = r->csum_offset, .used = 1, .has_csum = r->has_csum, .hops = r->hops,
                               .frame = frame};
     } else if (j->total != total || j->destination != r->destination || j->has_csum != r->has_csum ||
                j->csum_start != r->csum_start || j->csum_offset != r->csum_offset) {
-        drop(p, j);
+        j->used = 0;
         return -1;
     }
     for (uint32_t unit = offset / WV_PART_UNIT; unit < (offset + len + WV_PART_UNIT - 1) / WV_PART_UNIT; unit++) {
         if (j->seen[unit / 8] >> (unit % 8) & 1) {
-            drop(p, j);
+            j->used = 0;
             return -1;
         }
         j->seen[unit / 8] |= (uint8_t)(1 << (unit % 8));

@@ -26,7 +26,6 @@ struct wv_parts {
     struct wv_join joins[WV_JOINS];
     uint8_t *memory;
     uint32_t order; /* of the newest */
-    uint64_t dropped;
 };
 
 int wv_parts_init(struct wv_parts *p); /* 0, or -1 without memory */
