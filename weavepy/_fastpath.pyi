@@ -74,10 +74,11 @@ class Engine:
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def poll_events(self) -> list[tuple[str, int, bool, int, str, int]]:
-        """(kind, index, heard, rtt_us, source host, source port) each.
+        """(kind, index, heard, number, source host, source port) each.
 
-        kind is "heartbeat", "moved", "worn", "probed" (a probe arrived; its size is in the place of rtt_us) or
-        "toobig" (the kernel refused a train; the link's path MTU was stepped down)."""
+        kind is "heartbeat" (number: microseconds of round trip), "alive" (datagrams arrive; once a second at most),
+        "epoch" (the first one under a key; number: the epoch's low 32 bits), "moved", "worn", "probed" (number:
+        the size that arrived) or "toobig" (the kernel refused a train; the link's path MTU was stepped down)."""
     def link_add(self, index: int, peer: int, clear: bool) -> None: ...
     def link_remote(
         self, index: int, remote_index: int, host: str, port: int, local_host: str, path_mtu: int
@@ -87,7 +88,9 @@ class Engine:
     def key_retire(self, index: int, epoch: int) -> None: ...
     def link_mtu(self, index: int, path_mtu: int) -> None:
         """Sets how large the link's IP packets may be, octets."""
-    def heartbeat(self, index: int, heard: bool) -> None: ...
+    def link_expect(self, index: int, token: int) -> None:
+        """In clear mode: the peer is where the next heartbeat with `token` comes from. Once."""
+    def heartbeat(self, index: int, heard: bool, token: int = 0) -> None: ...
     def probe(self, index: int, size: int) -> None:
         """Sends a probe that makes an IP packet of `size` octets, which nobody may fragment."""
     def set_tables(

@@ -186,17 +186,19 @@ cdef extern from *:
     const char *wv_counter_names[]
 
 cdef extern from "engine.h" nogil:
-    enum: WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED, WV_EVENT_TOO_BIG, WV_EVENTS
+    enum: WV_EVENT_HEARTBEAT, WV_EVENT_ALIVE, WV_EVENT_EPOCH, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED
+    enum: WV_EVENT_TOO_BIG, WV_EVENTS
     enum: WV_SHARDS_MAX
     struct wv_command:
         uint32_t index
         int heard
+        uint64_t token
         uint32_t probe_size
     struct wv_event:
         int kind
         uint32_t index
         int heard
-        uint32_t rtt_us
+        uint32_t number
         wv_address source
     struct wv_engine:
         int family, gso, gro, uso, event_fd, shards_n
@@ -218,6 +220,7 @@ cdef extern from "engine.h" nogil:
     int wv_engine_key_retire(wv_engine *e, uint32_t index, uint64_t epoch)
     int wv_engine_command(wv_engine *e, const wv_command *command)
     int wv_engine_link_mtu(wv_engine *e, uint32_t index, uint32_t path_mtu)
+    int wv_engine_link_expect(wv_engine *e, uint32_t index, uint64_t token)
     void wv_engine_set_table(wv_engine *e, wv_table *table)
     wv_link *wv_engine_link(wv_engine *e, uint32_t index)
     int wv_engine_next_event(wv_engine *e, wv_event *out)
@@ -227,6 +230,8 @@ cdef extern from "engine.h" nogil:
 
 EVENT_NAMES = {
     WV_EVENT_HEARTBEAT: "heartbeat",
+    WV_EVENT_ALIVE: "alive",
+    WV_EVENT_EPOCH: "epoch",
     WV_EVENT_MOVED: "moved",
     WV_EVENT_WORN: "worn",
     WV_EVENT_PROBED: "probed",
@@ -659,7 +664,7 @@ cdef class Engine:
                 break
             kind = EVENT_NAMES[event.kind]
             host, port = format_address(&event.source)
-            events.append((kind, event.index, bool(event.heard), event.rtt_us, host, port))
+            events.append((kind, event.index, bool(event.heard), event.number, host, port))
         return events
 
     def link_add(self, uint32_t index, uint64_t peer, bint clear):
@@ -705,16 +710,20 @@ cdef class Engine:
         if wv_engine_link_mtu(self.engine, index, path_mtu) < 0:
             raise LocalError(f"no link {index}")
 
-    def heartbeat(self, uint32_t index, bint heard):
+    def link_expect(self, uint32_t index, uint64_t token):
+        if wv_engine_link_expect(self.engine, index, token) < 0:
+            raise LocalError(f"no link {index}")
+
+    def heartbeat(self, uint32_t index, bint heard, uint64_t token=0):
         cdef wv_command command
-        command.index, command.heard, command.probe_size = index, heard, 0
+        command.index, command.heard, command.token, command.probe_size = index, heard, token, 0
         wv_engine_command(self.engine, &command)
 
     def probe(self, uint32_t index, uint32_t size):
         cdef wv_command command
         if not 0 < size <= 65535:
             raise ValueError("a probe has 1 to 65,535 octets")
-        command.index, command.heard, command.probe_size = index, 0, size
+        command.index, command.heard, command.token, command.probe_size = index, 0, 0, size
         wv_engine_command(self.engine, &command)
 
     def set_tables(self, list peers, list trees):

@@ -79,8 +79,23 @@ class HeartbeatReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkAlive:
+    """Authentic datagrams of link `index` arrive. Said once a second at most, and not beside a heartbeat."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochUsed:
+    """The first datagram under a receiving key of link `index` arrived. `epoch` is its low 32 bits."""
+
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinkMoved:
-    """The peer of link `index` sends from a new address now (authenticated datagrams only)."""
+    """The peer of link `index` sends from a new address now (authenticated datagrams, or by its token)."""
 
     index: int
     source: Address
@@ -128,6 +143,8 @@ Event: TypeAlias = (
     | Received
     | Closed
     | HeartbeatReceived
+    | LinkAlive
+    | EpochUsed
     | LinkMoved
     | KeyWorn
     | ProbeAnswered
@@ -209,8 +226,19 @@ class KeyRetire:
 
 @dataclass(frozen=True, slots=True)
 class SendHeartbeat:
+    """`token`, if not 0, is what the control connection has announced (clear mode)."""
+
     index: int
     heard: bool
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkExpect:
+    """The peer of link `index`, in clear mode, is where the next heartbeat with `token` comes from."""
+
+    index: int
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +303,7 @@ Effect: TypeAlias = (
     | KeyInstall
     | KeyRetire
     | SendHeartbeat
+    | LinkExpect
     | SendProbe
     | LinkMtu
     | Tables

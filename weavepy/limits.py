@@ -59,6 +59,7 @@ LINKS_MAX: Final = 4096  # slots in the engine's link table
 LANES_MAX: Final = 16  # a peer's sending shards
 HEARTBEAT_FAST_S: Final = 0.5  # until the link is established
 HEARTBEAT_S: Final = 3.0
+HEARTBEAT_MISSED_S: Final = 4.0  # a second late: ask for a sign of life at the fast rate
 HEARTBEAT_TIMEOUT_S: Final = 12.0  # a peer lost without a word is found within 15 s
 ESTABLISH_TIMEOUT_S: Final = 60.0  # UDP blocked: as long as Weave Net waits for a heartbeat
 REKEY_INTERVAL_S: Final = 120.0
@@ -75,10 +76,13 @@ PATH_MTU_MAX: Final = 9000  # jumbo frames; nobody gains by more
 PATH_MTU_USUAL: Final = (1280, 1400, 1420, 1450, 1480, 1492, 1500, 8950, 9000)
 PATH_MTU_STEP: Final = 16  # a search ends when its bounds are this close: a hundredth of a usual packet
 PROBE_TIMEOUT_S: Final = 0.5  # longer than the round trip of any path worth using
-PROBES_MAX: Final = 3  # lost in a row: the size doesn't fit (RFC 8899 section 5.1.2)
-PATH_MTU_CONFIRM_S: Final = 5.0  # a path that begins to swallow the size in use is noticed within 7 s
+# A size doesn't fit when so many probes of it in a row were lost (RFC 8899 section 5.1.2), while all but one as many of
+# the smallest size arrived: with 3 of 10 datagrams lost each way, one in sixty is misjudged.
+PROBES_MAX: Final = 4
+PROBES_VAIN_MAX: Final = 24  # when none arrives, of whatever size: for as long as silence ends a link
+PATH_MTU_CONFIRM_S: Final = 5.0  # a path that begins to swallow the size in use is noticed within 7.5 s
 PATH_MTU_SEARCH_FIRST_S: Final = 15.0  # after a search that ended below the ceiling, doubled each time,
-PATH_MTU_SEARCH_S: Final = 600.0  # up to this (RFC 8899 section 5.1.1)
+PATH_MTU_SEARCH_S: Final = 600.0  # up to this (RFC 8899 section 5.1.1), and for more than the kernel promised
 MAC_AGE_S: Final = 600.0  # Weave Net 2.8.1
 MAC_EXPIRE_PERIOD_S: Final = 60.0
 

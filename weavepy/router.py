@@ -27,11 +27,13 @@ from weavepy.events import (
     DialFailed,
     Effect,
     Entropy,
+    EpochUsed,
     Event,
     ForgetMacs,
     ForgetPeers,
     HeartbeatReceived,
     KeyWorn,
+    LinkAlive,
     LinkMoved,
     Log,
     PeerName,
@@ -53,10 +55,8 @@ from weavepy.switch.fastpath import LinkAction, LinkEvent
 from weavepy.switch.forwarding import Forwarding, build_tables
 from weavepy.switch.negotiate import Agreement, negotiate_untrusted
 from weavepy.wire.fastpath import (
-    Epoch,
-    EpochAck,
     FastpathFeature,
-    Start,
+    OverlayMessage,
     decode_overlay_control_untrusted,
     encode_overlay_control,
 )
@@ -144,7 +144,15 @@ class Router:
             case Closed(conn, reason):
                 if conn in self._sessions.by_conn:
                     self._lost(self._sessions.by_conn[conn], reason, now)
-            case HeartbeatReceived() | LinkMoved() | KeyWorn() | ProbeAnswered() | DatagramTooBig():
+            case (
+                HeartbeatReceived()
+                | LinkAlive()
+                | EpochUsed()
+                | LinkMoved()
+                | KeyWorn()
+                | ProbeAnswered()
+                | DatagramTooBig()
+            ):
                 self._link_news(event, now)
             case ConnectPeers(addresses, replace):
                 self._dialler.add(addresses, replace=replace, now=now)
@@ -359,7 +367,7 @@ class Router:
 
     def _perform(self, session: Session, actions: Iterable[LinkAction]) -> None:
         for action in actions:
-            if isinstance(action, Start | Epoch | EpochAck):
+            if isinstance(action, OverlayMessage):
                 self._send(session, OverlayControl(_OVERLAY_INDEX, *encode_overlay_control(action)))
             else:
                 self._effects.append(action)

@@ -139,6 +139,7 @@ class Sessions:
                 path_mtu=connection.path_mtu,
                 overlay_mtu=config.overlay_mtu,
                 rekey_interval_s=config.rekey_interval_s,
+                entropy=self._entropy,
             )
         )
         session.peer, session.link = peer, link

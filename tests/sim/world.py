@@ -20,6 +20,7 @@ from weavepy.router import NEIGHBOURS_KEY, Router, RouterConfig
 PORT = 6783
 PATH_MTU = 1500  # also what every kernel believes
 DIAL_TIMEOUT_S = 5.0
+ALIVE_S = 1.0  # as the engine
 _TURNS_AT_ONE_INSTANT_MAX = 1000  # more timer calls than this without time passing is a router that spins
 
 
@@ -48,6 +49,8 @@ class EngineLink:
     remote: ev.LinkRemote | None = None
     sending: ev.KeyInstall | None = None
     receiving: dict[int, ev.KeyInstall] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)  # epochs of which something arrived
+    alive_at: float = 0.0
     path_mtu: int = 0  # 0 until the link has a remote
 
 
@@ -281,6 +284,8 @@ class Host:
                 del self.links[index].receiving[epoch]
             case ev.SendHeartbeat(index, heard):
                 self._send_heartbeat(self.links[index], heard)
+            case ev.LinkExpect(index):
+                assert self.links[index].clear
             case ev.SendProbe(index, size):
                 self._send_probe(self.links[index], size)
             case _:
@@ -407,6 +412,13 @@ class Host:
                 installed = theirs.receiving.get(sending.epoch)
                 if installed is None or (installed.cipher, installed.keys) != (sending.cipher, sending.keys):
                     return
-            action(other, remote.remote_index)
+                if sending.epoch not in theirs.used:
+                    theirs.used.add(sending.epoch)
+                    other.handle(ev.EpochUsed(remote.remote_index, sending.epoch))
+            if world.now - theirs.alive_at >= ALIVE_S:
+                theirs.alive_at = world.now
+                other.handle(ev.LinkAlive(remote.remote_index))
+            if remote.remote_index in other.links:
+                action(other, remote.remote_index)
 
         world.after(world.latency_s(), arrive)

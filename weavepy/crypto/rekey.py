@@ -3,11 +3,13 @@
     sender     every interval, or when the key is worn:  Epoch(e + 1)   ->
     receiver   installs the keys of e + 1                               <-   EpochAck(e + 1)
     sender     installs them and seals with them from now on
-    receiver   retires the keys of e after limits.KEY_LINGER_S
+    receiver   retires the keys of e limits.KEY_LINGER_S after the first datagram under those of e + 1
 
 Rules of this file. The methods return what is to be done, in order. Epochs go up by exactly one; anything
 else from the peer is a RemoteProtocolError. The receiver never holds keys of more than two epochs, however
 fast a peer announces: the sender can't be using the one before the current one, as it waited for our answer.
+The thing people get wrong: our answer may be late, and until it arrives the sender goes on with the old keys;
+so only a datagram under the new ones starts their end.
 """
 
 from dataclasses import dataclass, field
@@ -94,7 +96,8 @@ class ReceivingKeys:
 
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
-        self._retire_at: float | None = None  # when the keys before the current ones go
+        self._has_previous = False
+        self._retire_at: float | None = None  # when the keys before the current ones go, if known
 
     @property
     def epoch(self) -> int:
@@ -114,7 +117,12 @@ class ReceivingKeys:
             return []
         return self._retire_previous()
 
-    def handle_announce(self, epoch: int, now: float) -> list[RekeyAction]:
+    def handle_used(self, epoch: int, now: float) -> None:
+        """Notes that datagrams under the keys of `epoch` (its low 32 bits) arrive."""
+        if self._has_previous and self._retire_at is None and epoch == self._keys.epoch & 0xFFFFFFFF:
+            self._retire_at = now + limits.KEY_LINGER_S
+
+    def handle_announce(self, epoch: int) -> list[RekeyAction]:
         """Installs the keys of the announced epoch and acknowledges; only the latter if it has them."""
         if epoch == self._keys.epoch and epoch > 0:
             return [EpochAck(epoch)]
@@ -122,11 +130,12 @@ class ReceivingKeys:
             raise RemoteProtocolError("peer announced keys out of order")
         retired = self._retire_previous()
         self._keys.advance()
-        self._retire_at = now + limits.KEY_LINGER_S
+        self._has_previous = True
         return [*retired, Install(epoch, self._keys.keys()), EpochAck(epoch)]
 
     def _retire_previous(self) -> list[RekeyAction]:
-        if self._retire_at is None:
+        if not self._has_previous:
             return []
+        self._has_previous = False
         self._retire_at = None
         return [Retire(self._keys.epoch - 1)]

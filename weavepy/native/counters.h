@@ -10,7 +10,7 @@
     X(drop_tx_blocked) X(drop_tx_unreachable) X(drop_tx_error)                                     \
     X(drop_mark) X(drop_index) X(drop_epoch) X(drop_replay) X(drop_tag) X(drop_source_address)     \
     X(drop_record) X(drop_slice) X(drop_source_peer) X(drop_tap_write)                             \
-    X(told_too_big) X(split_frames) X(joined_frames) X(drop_part)                                  \
+    X(told_too_big) X(split_frames) X(joined_frames) X(drop_part) X(drop_unfinished)                                  \
     X(skipped_records) X(events_lost) X(mac_moves) X(gso_fallbacks)
 
 enum wv_counter {

@@ -232,6 +232,14 @@ int wv_engine_link_mtu(struct wv_engine *e, uint32_t index, uint32_t path_mtu) {
     return 0;
 }
 
+int wv_engine_link_expect(struct wv_engine *e, uint32_t index, uint64_t token) {
+    struct wv_link *link = wv_engine_link(e, index);
+    if (!link)
+        return -1;
+    atomic_store(&link->token, token);
+    return 0;
+}
+
 int wv_engine_command(struct wv_engine *e, const struct wv_command *command) {
     int queued = 0;
     pthread_mutex_lock(&e->commands_lock);

@@ -12,22 +12,31 @@
 #include "mactable.h"
 #include "table.h"
 
-enum wv_event_kind { WV_EVENT_HEARTBEAT, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED, WV_EVENT_TOO_BIG };
+enum wv_event_kind {
+    WV_EVENT_HEARTBEAT,
+    WV_EVENT_ALIVE, /* authentic datagrams arrive; said at most once in WV_ALIVE_MS */
+    WV_EVENT_EPOCH, /* the first datagram under a receiving key */
+    WV_EVENT_MOVED,
+    WV_EVENT_WORN,
+    WV_EVENT_PROBED,
+    WV_EVENT_TOO_BIG,
+};
 
 struct wv_event {
     enum wv_event_kind kind;
     uint32_t index;
     int heard;
-    uint32_t rtt_us; /* of a heartbeat; the size of a probe that arrived */
+    uint32_t number; /* microseconds of round trip, or size of the probe that arrived, or the epoch's low bits */
     struct wv_address source;
 };
 
 /* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
-enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
+enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
 
 struct wv_command {
     uint32_t index;
-    int heard;           /* of a heartbeat */
+    int heard;           /* of a heartbeat, */
+    uint64_t token;      /* with a token unless 0; */
     uint32_t probe_size; /* or a probe of so many octets of IP packet */
 };
 
@@ -75,6 +84,8 @@ int wv_engine_key_rx(struct wv_engine *e, uint32_t index, struct wv_rx_key *key)
 int wv_engine_key_retire(struct wv_engine *e, uint32_t index, uint64_t epoch);
 int wv_engine_command(struct wv_engine *e, const struct wv_command *command); /* -1: queue full */
 int wv_engine_link_mtu(struct wv_engine *e, uint32_t index, uint32_t path_mtu); /* 0, -1 no such link */
+/* In clear mode: the peer is where the next heartbeat with this token comes from. */
+int wv_engine_link_expect(struct wv_engine *e, uint32_t index, uint64_t token);
 void wv_engine_set_table(struct wv_engine *e, struct wv_table *table);
 struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index); /* or NULL */
 int wv_engine_next_event(struct wv_engine *e, struct wv_event *out); /* 1, 0 none */

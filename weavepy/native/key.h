@@ -40,6 +40,7 @@ struct wv_rx_key {
     const struct wv_aead *aead;
     uint64_t epoch;
     uint32_t lanes;
+    _Atomic int used; /* WV_EVENT_EPOCH was said */
     struct wv_rx_lane lane[];
 };
 

@@ -32,8 +32,10 @@ static struct wv_join *place(struct wv_parts *p, uint32_t id, uint32_t link, uin
     *found = 0;
     for (int i = 0; i < WV_JOINS; i++) {
         struct wv_join *j = &p->joins[i];
-        if (j->used && now_ms - j->born_ms > WV_JOIN_MS)
+        if (j->used && now_ms - j->born_ms > WV_JOIN_MS) {
             j->used = 0;
+            p->unfinished++;
+        }
         if (!j->used) {
             free_one = j;
             continue;
@@ -50,8 +52,10 @@ static struct wv_join *place(struct wv_parts *p, uint32_t id, uint32_t link, uin
     }
     if (free_one && own < WV_JOINS_PER_LINK)
         return free_one;
-    if (own_oldest)
+    if (own_oldest) {
         own_oldest->used = 0;
+        p->unfinished++;
+    }
     return own_oldest;
 }
 

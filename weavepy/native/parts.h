@@ -26,6 +26,7 @@ struct wv_parts {
     struct wv_join joins[WV_JOINS];
     uint8_t *memory;
     uint32_t order; /* of the newest */
+    uint32_t unfinished; /* frames given up with parts missing, since the owner last set this to 0 */
 };
 
 int wv_parts_init(struct wv_parts *p); /* 0, or -1 without memory */

@@ -66,19 +66,22 @@ static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *e
 }
 
 static int heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, const struct wv_address *from) {
-    uint64_t stamp, echo, now = wv_now_us();
+    uint64_t now = wv_now_us();
+    struct wv_heartbeat h;
     struct wv_event event = {.kind = WV_EVENT_HEARTBEAT, .index = link->index, .source = *from};
-    if (wv_decode_heartbeat(r, &event.heard, &stamp, &echo) < 0) {
+    if (wv_decode_heartbeat(r, &h) < 0) {
         WV_COUNT(s, drop_record);
         return 0;
     }
     pthread_spin_lock(&link->lock);
-    link->stamp = stamp;
+    link->stamp = h.stamp;
     link->stamp_at_us = now;
     pthread_spin_unlock(&link->lock);
-    if (echo && echo <= now && now - echo < 60000000)
-        event.rtt_us = (uint32_t)(now - echo) + 1;
-    wv_post_event(s, &event);
+    event.heard = h.heard;
+    if (h.echo && h.echo <= now && now - h.echo < 60000000)
+        event.number = (uint32_t)(now - h.echo) + 1;
+    if (wv_post_event(s, &event))
+        atomic_store_explicit(&link->alive_ms, s->now_ms, memory_order_relaxed);
     return 1;
 }
 
@@ -89,7 +92,7 @@ static int probe(struct wv_shard *s, struct wv_link *link, const struct wv_recor
         return 0;
     }
     if (r->kind == WV_KIND_PROBE_ANSWER) {
-        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_PROBED, .index = link->index, .rtt_us = wv_get16(r->body)});
+        wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_PROBED, .index = link->index, .number = wv_get16(r->body)});
         return 1;
     }
     uint8_t answer[WV_RECORD + WV_PROBE_BODY];
@@ -146,6 +149,8 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
     struct wv_record whole;
     if (r->kind == WV_KIND_PART) {
         int joined = wv_parts_add(&s->parts, r, link->index, from_lane, s->now_ms, &whole);
+        wv_count_n(s, WV_C_drop_unfinished, s->parts.unfinished);
+        s->parts.unfinished = 0;
         if (joined <= 0 || wv_check_frame(&whole) < 0) {
             if (joined)
                 WV_COUNT(s, drop_part);
@@ -179,11 +184,39 @@ static void learn_address(struct wv_shard *s, struct wv_link *link, const struct
         wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_MOVED, .index = link->index, .source = *from});
 }
 
+/* In clear mode only a heartbeat with the token that the control connection told says where the peer is now. */
+static int has_token(struct wv_link *link, const uint8_t *at, const uint8_t *end) {
+    uint64_t token = atomic_load_explicit(&link->token, memory_order_relaxed);
+    struct wv_record r;
+    struct wv_heartbeat h;
+    if (!token || wv_record_next(&at, end, &r) <= 0 || r.kind != WV_KIND_HEARTBEAT || wv_decode_heartbeat(&r, &h) < 0)
+        return 0;
+    return h.token == token && atomic_compare_exchange_strong(&link->token, &token, 0);
+}
+
 static int from_remote(struct wv_link *link, const struct wv_address *from) {
     pthread_spin_lock(&link->lock);
     int same = atomic_load_explicit(&link->ready, memory_order_relaxed) && wv_address_equal(&link->remote, from);
     pthread_spin_unlock(&link->lock);
     return same;
+}
+
+static void sign_of_life(struct wv_shard *s, struct wv_link *link) {
+    if (s->now_ms - atomic_load_explicit(&link->alive_ms, memory_order_relaxed) < WV_ALIVE_MS)
+        return;
+    if (wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_ALIVE, .index = link->index}))
+        atomic_store_explicit(&link->alive_ms, s->now_ms, memory_order_relaxed);
+}
+
+static void records(struct wv_shard *s, struct wv_link *link, uint8_t lane, const uint8_t *at, const uint8_t *end,
+                    const struct wv_address *from) {
+    struct wv_record r;
+    int more;
+    while ((more = wv_record_next(&at, end, &r)) > 0)
+        if (!record(s, link, lane, &r, from))
+            return;
+    if (more < 0)
+        WV_COUNT(s, drop_record);
 }
 
 static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv_address *from) {
@@ -200,7 +233,9 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
     const uint8_t *at = d + WV_HEADER, *end = d + len;
     uint8_t lane = d[1];
     if (link->clear) {
-        if (!from_remote(link, from)) {
+        if (has_token(link, at, end)) {
+            learn_address(s, link, from);
+        } else if (!from_remote(link, from)) {
             WV_COUNT(s, drop_source_address);
             return;
         }
@@ -226,6 +261,9 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
             return;
         }
         end -= WV_TAG;
+        if (!atomic_load_explicit(&key->used, memory_order_relaxed) && !atomic_exchange(&key->used, 1) &&
+            !wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_EPOCH, .index = index, .number = (uint32_t)key->epoch}))
+            atomic_store(&key->used, 0); /* not said after all: with the next datagram */
         if (newest)
             learn_address(s, link, from);
     }
@@ -233,13 +271,8 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
     wv_count_n(s, WV_C_rx_bytes, len);
     atomic_fetch_add_explicit(&link->rx_datagrams, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&link->rx_bytes, len, memory_order_relaxed);
-    struct wv_record r;
-    int more;
-    while ((more = wv_record_next(&at, end, &r)) > 0)
-        if (!record(s, link, lane, &r, from))
-            return;
-    if (more < 0)
-        WV_COUNT(s, drop_record);
+    records(s, link, lane, at, end, from);
+    sign_of_life(s, link);
 }
 
 /* Octets per datagram of a train that the kernel put together, or 0. */

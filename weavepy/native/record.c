@@ -102,12 +102,13 @@ int wv_decode_slice(const struct wv_record *r, struct wv_slice *s, struct wv_hea
     return 0;
 }
 
-int wv_decode_heartbeat(const struct wv_record *r, int *heard, uint64_t *stamp, uint64_t *echo) {
+int wv_decode_heartbeat(const struct wv_record *r, struct wv_heartbeat *h) {
     if (r->has_path || r->has_csum || r->len < WV_HEARTBEAT_BODY)
         return -1;
-    *heard = r->body[0] & 1;
-    *stamp = wv_get64(r->body + 4);
-    *echo = wv_get64(r->body + 12);
+    h->heard = r->body[0] & 1;
+    h->stamp = wv_get64(r->body + 4);
+    h->echo = wv_get64(r->body + 12);
+    h->token = r->len >= WV_HEARTBEAT_BODY + WV_HEARTBEAT_TOKEN ? wv_get64(r->body + WV_HEARTBEAT_BODY) : 0;
     return 0;
 }
 

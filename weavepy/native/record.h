@@ -32,8 +32,13 @@ struct wv_headers;
 /* Decodes a slice and checks every rule of docs/protocol.md. 0 or -1. */
 int wv_decode_slice(const struct wv_record *r, struct wv_slice *s, struct wv_headers *h);
 
+struct wv_heartbeat {
+    int heard;
+    uint64_t stamp, echo, token; /* token 0: none */
+};
+
 /* Decodes a heartbeat body. 0 or -1. */
-int wv_decode_heartbeat(const struct wv_record *r, int *heard, uint64_t *stamp, uint64_t *echo);
+int wv_decode_heartbeat(const struct wv_record *r, struct wv_heartbeat *h);
 
 /* Writes a record head (and path, unless source and destination are 0; and checksum, unless csum is NULL) for a body of
  * `len` octets. Returns the octets written, or 0 if they don't fit in cap or in the length field. */

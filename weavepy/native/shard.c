@@ -96,9 +96,10 @@ static void send_heartbeat(struct wv_shard *s, const struct wv_command *h) {
     struct wv_link *link = atomic_load(&s->engine->slots[h->index % WV_SLOTS]);
     if (!link || link->index != h->index)
         return;
-    uint8_t plain[WV_RECORD + WV_HEARTBEAT_BODY] = {0};
+    uint8_t plain[WV_RECORD + WV_HEARTBEAT_BODY + WV_HEARTBEAT_TOKEN] = {0};
     uint64_t now = wv_now_us(), echo = 0;
-    size_t head = wv_put_record(plain, sizeof plain, WV_KIND_HEARTBEAT, 0, 0, 0, NULL, WV_HEARTBEAT_BODY);
+    size_t len = WV_HEARTBEAT_BODY + (h->token ? WV_HEARTBEAT_TOKEN : 0);
+    size_t head = wv_put_record(plain, sizeof plain, WV_KIND_HEARTBEAT, 0, 0, 0, NULL, len);
     pthread_spin_lock(&link->lock);
     if (link->stamp)
         echo = link->stamp + (now - link->stamp_at_us);
@@ -106,7 +107,9 @@ static void send_heartbeat(struct wv_shard *s, const struct wv_command *h) {
     plain[head] = h->heard ? 1 : 0;
     wv_put64(plain + head + 4, now);
     wv_put64(plain + head + 12, echo);
-    wv_outbox_put(s, link, plain, sizeof plain);
+    if (h->token)
+        wv_put64(plain + head + WV_HEARTBEAT_BODY, h->token);
+    wv_outbox_put(s, link, plain, head + len);
 }
 
 static void send_probe(struct wv_shard *s, const struct wv_command *c) {

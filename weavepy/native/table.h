@@ -24,7 +24,8 @@ struct wv_link {
     uint64_t peer;
     int clear;
     _Atomic int ready; /* remote is known */
-    _Atomic uint32_t remote_index, path_mtu, room;
+    _Atomic uint32_t remote_index, path_mtu, room, alive_ms;
+    _Atomic uint64_t token; /* of the heartbeat that tells a clear link's remote; 0: none */
     pthread_spinlock_t lock; /* of the two addresses and the heartbeat stamps */
     struct wv_address remote, local;
     uint64_t stamp, stamp_at_us;

@@ -28,6 +28,7 @@ enum {
     WV_SLICE = 14,        /* slice header without the template */
     WV_PART = 8,          /* id, offset, total */
     WV_HEARTBEAT_BODY = 20,
+    WV_HEARTBEAT_TOKEN = 8, /* behind it, in clear mode */
     WV_PROBE_BODY = 2,    /* size */
     WV_HOPS = 8,
 

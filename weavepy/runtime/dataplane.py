@@ -16,6 +16,7 @@ from weavepy.events import (
     Address,
     DatagramTooBig,
     Effect,
+    EpochUsed,
     Event,
     ForgetMacs,
     HeartbeatReceived,
@@ -23,6 +24,8 @@ from weavepy.events import (
     KeyRetire,
     KeyWorn,
     LinkAdd,
+    LinkAlive,
+    LinkExpect,
     LinkMoved,
     LinkMtu,
     LinkRemote,
@@ -43,6 +46,7 @@ LINK_EFFECTS = (
     KeyInstall,
     KeyRetire,
     SendHeartbeat,
+    LinkExpect,
     SendProbe,
     Tables,
     ForgetMacs,
@@ -64,7 +68,8 @@ class EngineLike(Protocol):
     def link_remove(self, index: int) -> None: ...
     def key_install(self, index: int, sending: bool, epoch: int, cipher: str, keys: list[bytes]) -> None: ...
     def key_retire(self, index: int, epoch: int) -> None: ...
-    def heartbeat(self, index: int, heard: bool) -> None: ...
+    def link_expect(self, index: int, token: int) -> None: ...
+    def heartbeat(self, index: int, heard: bool, token: int = 0) -> None: ...
     def probe(self, index: int, size: int) -> None: ...
     def link_mtu(self, index: int, path_mtu: int) -> None: ...
     def set_tables(
@@ -108,7 +113,9 @@ class DataPlane:
         engine = self.engine
         match effect:
             case SendHeartbeat():
-                engine.heartbeat(effect.index, effect.heard)
+                engine.heartbeat(effect.index, effect.heard, effect.token)
+            case LinkExpect():
+                engine.link_expect(effect.index, effect.token)
             case SendProbe():
                 engine.probe(effect.index, effect.size)
             case LinkMtu():
@@ -144,6 +151,10 @@ class DataPlane:
             match kind:
                 case "heartbeat":
                     self._handle(HeartbeatReceived(index, heard, number, Address(host, port)))
+                case "alive":
+                    self._handle(LinkAlive(index))
+                case "epoch":
+                    self._handle(EpochUsed(index, number))
                 case "moved":
                     self._handle(LinkMoved(index, Address(host, port)))
                 case "worn":

@@ -1,14 +1,15 @@
 """The fastpath overlay of one connection: START, keys, heartbeats, rekeying, path MTU, as a state machine
 (docs/protocol.md).
 
-Rules of this file. Methods return what is to be done, in order: effects for the shell, and `Start`, `Epoch`
-and `EpochAck` values that the router sends on the control connection. What ends the link is raised as
-RemoteProtocolError. Only `HeartbeatReceived` events prove that datagrams get through; nothing said on the
-control connection does. The thing people get wrong: the keys to receive with can't be installed before the
-peer's START, as it names the number of lanes. A heartbeat that overtakes START is dropped, and the peer
-repeats it half a second later.
+Rules of this file. Methods return what is to be done, in order: effects for the shell, and overlay messages
+that the router sends on the control connection. What ends the link is raised as RemoteProtocolError. Only the
+engine's word proves that datagrams get through; nothing said on the control connection does. Silence on a bad
+path is not silence of the peer: before it ends the link, it is asked for answers, twice a second. The thing
+people get wrong: the keys to receive with can't be installed before the peer's START, as it names the number of
+lanes. A heartbeat that overtakes START is dropped, and the peer repeats it half a second later.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -21,11 +22,15 @@ from weavepy.events import (
     Address,
     DatagramTooBig,
     Effect,
+    Entropy,
+    EpochUsed,
     HeartbeatReceived,
     KeyInstall,
     KeyRetire,
     KeyWorn,
     LinkAdd,
+    LinkAlive,
+    LinkExpect,
     LinkMoved,
     LinkMtu,
     LinkRemote,
@@ -37,12 +42,14 @@ from weavepy.events import (
     SendProbe,
 )
 from weavepy.switch.negotiate import CLEAR, OVERLAY, Agreement
-from weavepy.switch.pathmtu import PathMtu
-from weavepy.wire.fastpath import Epoch, EpochAck, Start
+from weavepy.switch.pathmtu import PathMtu, Probes
+from weavepy.wire.fastpath import Epoch, EpochAck, Moved, OverlayMessage, Start
 from weavepy.wire.peername import format_peer_name
 
-LinkAction: TypeAlias = Effect | Start | Epoch | EpochAck
-LinkEvent: TypeAlias = HeartbeatReceived | LinkMoved | KeyWorn | ProbeAnswered | DatagramTooBig
+LinkAction: TypeAlias = Effect | OverlayMessage
+LinkEvent: TypeAlias = (
+    HeartbeatReceived | LinkAlive | EpochUsed | LinkMoved | KeyWorn | ProbeAnswered | DatagramTooBig
+)
 _RTT_WEIGHT = 0.125  # of the newest sample (RFC 6298 section 2)
 
 
@@ -66,6 +73,7 @@ class LinkConfig:
     path_mtu: int
     overlay_mtu: int
     rekey_interval_s: float
+    entropy: Entropy = field(repr=False)
 
 
 class Link:
@@ -77,7 +85,9 @@ class Link:
         self._sending: SendingKeys | None = None
         self._receiving: ReceivingKeys | None = None
         self._heard = False  # we have received one of the peer's heartbeats
-        self._last_heard_at = 0.0
+        self._last_heard_at = 0.0  # anything authentic
+        self._asking = False  # a heartbeat is missing, and we ask for signs of life
+        self._token = 0  # of our heartbeats, in clear mode
         self._started_at = 0.0
         self._heartbeat_at: float | None = None
         self._rtt_us = 0.0
@@ -132,15 +142,19 @@ class Link:
         """Gives the slot back."""
         return [LinkRemove(self._config.index)]
 
-    def handle_control(self, message: Start | Epoch | EpochAck, now: float) -> list[LinkAction]:
+    def handle_control(self, message: OverlayMessage, now: float) -> list[LinkAction]:
         """Takes an overlay control message of the peer."""
         match message:
             case Start():
                 return self._handle_start(message, now)
             case Epoch(epoch) if self._receiving is not None:
-                return self._rekey(self._receiving.handle_announce(epoch, now), sending=False)
+                return self._rekey(self._receiving.handle_announce(epoch), sending=False)
             case EpochAck(epoch) if self._sending is not None:
                 return self._rekey(self._sending.handle_ack(epoch, now), sending=True)
+            case Moved(token) if self.cipher == CLEAR:
+                return [LinkExpect(self._config.index, token)]
+            case Moved():
+                raise RemoteProtocolError("MOVED on a link that is encrypted")
         raise RemoteProtocolError("new keys announced before START, or in clear mode")
 
     def handle(self, event: LinkEvent, now: float) -> list[LinkAction]:
@@ -148,6 +162,13 @@ class Link:
         match event:
             case HeartbeatReceived():
                 return self.handle_heartbeat(event, now)
+            case LinkAlive():
+                self._alive(now)
+                return []
+            case EpochUsed(_, epoch):
+                if self._receiving is not None:
+                    self._receiving.handle_used(epoch, now)
+                return []
             case LinkMoved(_, source):
                 return self.handle_moved(source, now)
             case KeyWorn():
@@ -163,7 +184,7 @@ class Link:
         """
         if self._remote is None:
             return []
-        self._last_heard_at = now
+        self._alive(now)
         if event.rtt_us > 0:
             known = self._rtt_us or event.rtt_us
             self._rtt_us = known + _RTT_WEIGHT * (event.rtt_us - known)
@@ -186,6 +207,7 @@ class Link:
 
     def handle_probe_answered(self, size: int, now: float) -> list[LinkAction]:
         """Takes the peer's authenticated word that a probe of `size` octets arrived."""
+        self._alive(now)
         return self._probing(self._path.handle_answer(size, now))
 
     def handle_too_big(self, now: float) -> list[LinkAction]:
@@ -204,9 +226,12 @@ class Link:
             if now >= self._started_at + limits.ESTABLISH_TIMEOUT_S:
                 raise RemoteProtocolError("no heartbeat came through: is UDP to the router's port blocked?")
         elif now >= self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S:
-            raise RemoteProtocolError(f"no heartbeat for {limits.HEARTBEAT_TIMEOUT_S:g} s")
+            raise RemoteProtocolError(f"no sign of life for {limits.HEARTBEAT_TIMEOUT_S:g} s")
         actions: list[LinkAction] = []
-        if self._heartbeat_at is not None and now >= self._heartbeat_at:
+        if self._ask_at() <= now:
+            self._asking = True
+            actions += [*self._announce_place(), *self._send_heartbeat(now)]
+        elif self._heartbeat_at is not None and now >= self._heartbeat_at:
             actions += self._send_heartbeat(now)
         actions += self._probing(self._path.handle_timer(now))
         if self._sending is not None:
@@ -220,7 +245,7 @@ class Link:
         if self.established_at is None:
             due = self._started_at + limits.ESTABLISH_TIMEOUT_S
         else:
-            due = self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S
+            due = min(self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S, self._ask_at())
         if self._heartbeat_at is not None:
             due = min(due, self._heartbeat_at)
         for schedule in (self._path, self._sending, self._receiving):
@@ -264,20 +289,41 @@ class Link:
             self._sending = SendingKeys(sending, interval_s=config.rekey_interval_s)
             actions += self._rekey(self._receiving.start(), sending=False)
             actions += self._rekey(self._sending.start(now), sending=True)
-        return actions + self._send_heartbeat(now)
+        return [*actions, *self._announce_place(), *self._send_heartbeat(now)]
+
+    def _alive(self, now: float) -> None:
+        self._last_heard_at = now
+        self._asking = False
+
+    def _ask_at(self) -> float:
+        """When silence makes us ask; never while we do or the link isn't established."""
+        if self.established_at is None or self._asking:
+            return math.inf
+        return self._last_heard_at + limits.HEARTBEAT_MISSED_S
+
+    def _announce_place(self) -> list[LinkAction]:
+        """In clear mode nobody believes a datagram's source: says how the next heartbeat can be known for ours."""
+        if self.cipher != CLEAR:
+            return []
+        self._token = self._config.entropy.getrandbits(64) | 1
+        return [Moved(self._token)]
 
     def _send_heartbeat(self, now: float) -> list[LinkAction]:
-        period_s = limits.HEARTBEAT_FAST_S if self.established_at is None else limits.HEARTBEAT_S
-        self._heartbeat_at = now + period_s
-        return [SendHeartbeat(self._config.index, self._heard)]
+        index = self._config.index
+        often = self.established_at is None or self._asking
+        self._heartbeat_at = now + (limits.HEARTBEAT_FAST_S if often else limits.HEARTBEAT_S)
+        actions: list[LinkAction] = [SendHeartbeat(index, self._heard, self._token)]
+        if self._asking:  # a probe is answered at once
+            actions.append(SendProbe(index, limits.PATH_MTU_MIN))
+        return actions
 
-    def _probing(self, size: int | None) -> list[LinkAction]:
-        """Tells the engine what the search has found, and sends its next probe if there is one."""
+    def _probing(self, sizes: Probes) -> list[LinkAction]:
+        """Tells the engine what the search has found, and sends its next probes."""
         actions: list[LinkAction] = []
         if self._path.size != self._path_mtu:
             self._path_mtu = self._path.size
             actions.append(LinkMtu(self._config.index, self._path_mtu))
-        return actions if size is None else [*actions, SendProbe(self._config.index, size)]
+        return [*actions, *(SendProbe(self._config.index, size) for size in sizes)]
 
     def _rekey(self, steps: Iterable[RekeyAction], *, sending: bool) -> list[LinkAction]:
         actions: list[LinkAction] = []

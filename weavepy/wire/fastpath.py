@@ -8,7 +8,7 @@ engine's business.
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from weavepy import limits
 from weavepy.errors import WireError
@@ -19,9 +19,10 @@ _CIPHER_NAMES: Final = {code: name for name, code in CIPHER_CODES.items()}
 SUBTAG_START: Final = 1
 SUBTAG_EPOCH: Final = 2
 SUBTAG_EPOCH_ACK: Final = 3
+SUBTAG_MOVED: Final = 4
 
 _START: Final = struct.Struct(">BBBxHxxI")  # version, cipher, lanes, port, index
-_EPOCH: Final = struct.Struct(">Q")
+_NUMBER64: Final = struct.Struct(">Q")  # an epoch or a token
 
 _FEATURE_CHARS_MAX: Final = 256
 _LIST_MAX: Final = 16
@@ -64,6 +65,16 @@ class EpochAck:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """In clear mode: the sender is where the next heartbeat with `token` (not 0) comes from."""
+
+    token: int
+
+
+OverlayMessage: TypeAlias = Start | Epoch | EpochAck | Moved
+
+
 def encode_fastpath_feature(feature: FastpathFeature) -> str:
     """Writes for example `1;aes-256-gcm;1376`; raises ValueError for what a peer would refuse."""
     versions = ",".join(str(version) for version in feature.versions)
@@ -99,7 +110,7 @@ def _number(text: str, least: int, most: int) -> int:
     return number
 
 
-def encode_overlay_control(message: Start | Epoch | EpochAck) -> tuple[int, bytes]:
+def encode_overlay_control(message: OverlayMessage) -> tuple[int, bytes]:
     """Returns (sub-tag, body); raises ValueError for what a peer would refuse."""
     match message:
         case Start(version, cipher, lanes, port, index):
@@ -110,12 +121,16 @@ def encode_overlay_control(message: Start | Epoch | EpochAck) -> tuple[int, byte
                 raise ValueError(f"not a valid START: {error}") from None
             return SUBTAG_START, body
         case Epoch(epoch):
-            return SUBTAG_EPOCH, epoch.to_bytes(_EPOCH.size, "big")
+            return SUBTAG_EPOCH, _NUMBER64.pack(epoch)
         case EpochAck(epoch):
-            return SUBTAG_EPOCH_ACK, epoch.to_bytes(_EPOCH.size, "big")
+            return SUBTAG_EPOCH_ACK, _NUMBER64.pack(epoch)
+        case Moved(token):
+            if token == 0:
+                raise ValueError("a token isn't 0")
+            return SUBTAG_MOVED, _NUMBER64.pack(token)
 
 
-def decode_overlay_control_untrusted(subtag: int, body: bytes) -> Start | Epoch | EpochAck | None:
+def decode_overlay_control_untrusted(subtag: int, body: bytes) -> OverlayMessage | None:
     """Decodes a control message of the overlay; None if the sub-tag is unknown. Raises WireError."""
     if subtag == SUBTAG_START:
         if len(body) < _START.size:
@@ -126,9 +141,13 @@ def decode_overlay_control_untrusted(subtag: int, body: bytes) -> Start | Epoch 
         if port == 0 or index == 0:
             raise WireError("START without port or index")
         return Start(version, _CIPHER_NAMES[code], lanes, port, index)
-    if subtag in (SUBTAG_EPOCH, SUBTAG_EPOCH_ACK):
-        if len(body) < _EPOCH.size:
-            raise WireError("EPOCH is too short")
-        (epoch,) = _EPOCH.unpack_from(body)
-        return Epoch(epoch) if subtag == SUBTAG_EPOCH else EpochAck(epoch)
+    if subtag in (SUBTAG_EPOCH, SUBTAG_EPOCH_ACK, SUBTAG_MOVED):
+        if len(body) < _NUMBER64.size:
+            raise WireError("EPOCH, EPOCH-ACK or MOVED is too short")
+        (number,) = _NUMBER64.unpack_from(body)
+        if subtag == SUBTAG_MOVED:
+            if number == 0:
+                raise WireError("MOVED without a token")
+            return Moved(number)
+        return Epoch(number) if subtag == SUBTAG_EPOCH else EpochAck(number)
     return None

@@ -5,6 +5,7 @@ import random
 import select
 import socket
 import struct
+import time
 
 import pytest
 from frames import NONE, super_frame, vnet
@@ -121,9 +122,15 @@ class Host:
         while select.select([self.tap], [], [], 0)[0]:
             self.tap.recv(70000)
 
-    def events(self):
-        assert select.select([self.engine.event_fd], [], [], WAIT_S)[0]
-        return self.engine.poll_events()
+    def events(self, but=("alive", "epoch")):
+        """The next news that aren't of the kinds in `but`, which come with whatever arrives."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            assert select.select([self.engine.event_fd], [], [], WAIT_S)[0]
+            news = [event for event in self.engine.poll_events() if event[0] not in but]
+            if news:
+                return news
+        raise AssertionError("no news")
 
     def close(self):
         self.engine.stop()
@@ -395,6 +402,78 @@ def test_clear_mode_listens_to_one_address_only():
             host.engine.key_install(b.index, True, 0, CIPHER, [bytes(32)])
 
 
+def clear_heartbeat(peer, token=b"", kind=4):
+    return peer.seal(record(kind, bytes(20) + token))
+
+
+def test_a_clear_link_moves_to_where_its_token_comes_from_and_only_once():
+    with contextlib.ExitStack() as stack:
+        host, b, c = make_world(stack, clear=True)
+        token = struct.pack("!Q", 0x1122334455667788)
+        elsewhere = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        elsewhere.settimeout(WAIT_S)
+        elsewhere.bind(("127.0.0.1", 0))
+        wrong = (
+            clear_heartbeat(b, token),  # nothing was announced yet
+            clear_heartbeat(b),
+            clear_heartbeat(b, token[:7]),
+            clear_heartbeat(b, bytes(8)),
+            clear_heartbeat(b, token[:7] + b"!"),
+            clear_heartbeat(c, token),  # another link's
+            b.seal(record(1, ethernet(MAC1, MAC3)) + record(4, bytes(20) + token)),
+            b.seal(b"\4"),
+        )
+        for number, datagram in enumerate(wrong):
+            elsewhere.sendto(datagram, b.to)
+            if number == 0:
+                settle(host, b)
+                host.engine.link_expect(b.index, 0x1122334455667788)
+        settle(host, b)
+        assert host.count("drop_source_address") == len(wrong)
+        elsewhere.sendto(clear_heartbeat(b, token), b.to)
+        assert [(e[0], *e[-2:]) for e in host.events()][:1] == [("moved", *elsewhere.getsockname())]
+        host.engine.heartbeat(b.index, True, 5)
+        datagram = elsewhere.recv(2000)
+        assert datagram[16:20] == struct.pack("!BBH", 4, 0, 28)
+        assert datagram[-8:] == struct.pack("!Q", 5)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as third:
+            third.sendto(clear_heartbeat(b, token), b.to)
+            c.send(record(4, bytes(20)))
+            while ("heartbeat", c.index) not in [e[:2] for e in host.events()]:
+                pass
+            assert host.count("drop_source_address") == len(wrong) + 1
+        with pytest.raises(LocalError):
+            host.engine.link_expect(1, 1)
+
+
+def test_an_encrypted_link_is_not_moved_by_a_token(world):
+    host, b, _ = world
+    host.engine.link_expect(b.index, 7)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
+        elsewhere.sendto(b"\x13" + clear_heartbeat(b, struct.pack("!Q", 7))[1:], b.to)
+        settle(host, b)
+    assert host.count("drop_index") == 1
+
+
+def test_signs_of_life_are_told_once_a_second_and_new_keys_once(world):
+    host, b, _ = world
+    b.send(record(4, bytes(20)))
+    assert [e[0] for e in host.events(but=())] == ["epoch", "heartbeat"]
+    for _ in range(50):
+        b.send(record(1, ethernet(MAC1, MAC2)))
+    b.send(record(4, bytes(20)))
+    assert [e[0] for e in host.events(but=())] == ["heartbeat"]  # the first one's second isn't over
+    b.keys(host.engine, 1)
+    deadline = time.monotonic() + WAIT_S
+    kinds = []
+    while "alive" not in kinds and time.monotonic() < deadline:
+        b.send(record(1, ethernet(MAC1, MAC2)))
+        if select.select([host.engine.event_fd], [], [], QUIET_S)[0]:
+            kinds += [e[0] for e in host.engine.poll_events()]
+        host.drain()
+    assert kinds == ["epoch", "alive"]
+
+
 def test_a_removed_link_is_deaf_and_mute(world):
     host, b, c = world
     last = b.seal(record(1, ethernet(MAC1, MAC2)))
@@ -515,6 +594,7 @@ def test_tables_and_keys_change_under_traffic(world):
             host.engine.link_remove(c.index)
             c.join(host.engine, host.port)
         b.send(record(1, ethernet(BROADCAST, MAC2)))
+        host.engine.poll_events()
     settle(host, b)
     host.engine.stop()
     host.engine.stop()

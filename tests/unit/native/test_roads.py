@@ -45,6 +45,16 @@ def test_a_frame_that_may_be_cut_arrives_in_parts(world):
     assert (host.count("split_frames"), host.count("joined_frames")) == (1, 1)
 
 
+def test_frames_given_up_unfinished_are_counted(world):
+    host, b, _ = world
+    halves = [pack(NONE, ethernet(MAC1, MAC2, bytes(3000)), 540, n)[0] for n in range(20)]
+    for half in halves:
+        b.send(half)
+    settle(host, b)
+    assert host.count("drop_unfinished") == 20 - 8  # a link may have eight
+    assert host.quiet()
+
+
 def test_a_sender_that_must_know_is_told(world):
     host, b, _ = world
     know(host, b)

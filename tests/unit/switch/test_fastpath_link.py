@@ -1,5 +1,6 @@
 """The link machine by itself: START, keys, heartbeats, rekeying, what ends it."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from weavepy.errors import RemoteProtocolError
 from weavepy.events import Address, PeerName
 from weavepy.switch.fastpath import Link, LinkAction, LinkConfig
 from weavepy.switch.negotiate import Agreement
-from weavepy.wire.fastpath import Epoch, EpochAck, Start
+from weavepy.wire.fastpath import Epoch, EpochAck, Moved, Start
 
 INDEX, THEIR_INDEX = 0xABCDE001, 0x12345002
 START = Start(1, "aes-256-gcm", 3, 7000, THEIR_INDEX)
@@ -30,6 +31,7 @@ CONFIG = LinkConfig(
     path_mtu=1500,
     overlay_mtu=1376,
     rekey_interval_s=120.0,
+    entropy=random.Random(1),
 )
 CLEAR = replace(CONFIG, session_key=None, agreement=Agreement(1, "clear", 1376))
 
@@ -141,7 +143,7 @@ def test_silence_of_12_s_ends_an_established_link() -> None:
     link.handle_timer(12.9)
     heartbeat(link, 12.9)
     link.handle_timer(24.8)
-    with pytest.raises(RemoteProtocolError, match="no heartbeat for 12 s"):
+    with pytest.raises(RemoteProtocolError, match="no sign of life for 12 s"):
         link.handle_timer(24.9)
 
 
@@ -179,8 +181,11 @@ def test_rekeying_the_peers_direction_installs_before_it_answers() -> None:
     assert isinstance(install, ev.KeyInstall)
     assert (install.sending, install.epoch, len(install.keys)) == (False, 1, 3)
     assert answer == EpochAck(1)
+    assert link.handle(ev.EpochUsed(INDEX, 0), 5.1) == []
+    assert link.handle(ev.EpochUsed(INDEX, 1), 5.5) == []
     heartbeat(link, 15.0)
-    assert ev.KeyRetire(INDEX, 0) in link.handle_timer(15.0)
+    assert ev.KeyRetire(INDEX, 0) not in link.handle_timer(15.4)
+    assert ev.KeyRetire(INDEX, 0) in link.handle_timer(15.5)
 
 
 def test_unanswered_rekeying_ends_the_link() -> None:
@@ -213,7 +218,7 @@ def test_clear_mode_installs_no_keys() -> None:
     link = Link(CLEAR)
     assert link.start(0.0)[0] == ev.LinkAdd(INDEX, PeerName(2), True)
     actions = link.handle_control(replace(START, cipher="clear"), 0.0)
-    assert [type(action) for action in actions] == [ev.LinkRemote, ev.SendHeartbeat]
+    assert [type(action) for action in actions] == [ev.LinkRemote, Moved, ev.SendHeartbeat]
 
 
 def test_round_trip_time_is_smoothed() -> None:
@@ -255,10 +260,71 @@ def test_attributes_for_the_operator() -> None:
     assert started(CLEAR).attributes(0.0)["encrypted"] is False
 
 
+def test_anything_authentic_is_a_sign_of_life() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    for now in range(2, 60):
+        assert link.handle(ev.LinkAlive(INDEX), float(now)) == []
+        link.handle_timer(now + 0.5)
+    link.handle(ev.ProbeAnswered(INDEX, 576), 71.0)
+    link.handle_timer(82.9)
+    with pytest.raises(RemoteProtocolError, match="no sign of life"):
+        link.handle_timer(83.0)
+
+
+def test_before_silence_ends_the_link_answers_are_asked_for() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    link.handle_probe_answered(1500, 1.0)
+    asked, now = [], 1.0
+    ask = [ev.SendHeartbeat(INDEX, True), ev.SendProbe(INDEX, limits.PATH_MTU_MIN)]
+    while now < 10.0:
+        now = link.next_timer()
+        if ask[1] in (actions := link.handle_timer(now)):
+            assert actions[:2] == ask
+            asked.append(now)
+    assert asked[0] == 1.0 + limits.HEARTBEAT_MISSED_S
+    assert len(asked) > 8
+    link.handle(ev.LinkAlive(INDEX), now)
+    silent_until, beats = now + limits.HEARTBEAT_MISSED_S, 0
+    while (now := link.next_timer()) < silent_until:
+        beats += ask[0] in link.handle_timer(now)
+    assert beats <= 2
+    assert link.handle_timer(silent_until)[:2] == ask
+
+
+def test_a_clear_link_announces_where_it_is_at_start_and_when_it_hears_nothing() -> None:
+    link = started(CLEAR)
+    link.start(0.0)
+    moved, beat = link.handle_timer(0.5)[-1:] * 2
+    assert isinstance(beat, ev.SendHeartbeat)
+    heartbeat(link, 1.0)
+    first = beat.token
+    assert first != 0
+    link.handle_timer(4.0)
+    moved, beat, probe = link.handle_timer(5.0)[:3]
+    assert isinstance(moved, Moved)
+    assert isinstance(beat, ev.SendHeartbeat)
+    assert isinstance(probe, ev.SendProbe)
+    assert moved.token == beat.token != first
+    assert [a for a in link.handle_timer(5.5) if isinstance(a, Moved)] == []
+    assert link.handle_control(Moved(7), 6.0) == [ev.LinkExpect(INDEX, 7)]
+
+
+def test_an_encrypted_link_moves_by_datagrams_only() -> None:
+    link = started()
+    heartbeat(link, 1.0)
+    assert not [a for a in link.handle_timer(5.0) if isinstance(a, Moved)]
+    with pytest.raises(RemoteProtocolError, match="MOVED"):
+        link.handle_control(Moved(7), 6.0)
+
+
 @pytest.mark.parametrize("config", [CONFIG, CLEAR])
 def test_the_path_mtu_is_looked_for_as_soon_as_the_link_is_established(config: LinkConfig) -> None:
     link = started(config)
-    assert heartbeat(link, 1.0, heard=False) == [ev.SendHeartbeat(INDEX, True)]
+    (beat,) = heartbeat(link, 1.0, heard=False)
+    assert isinstance(beat, ev.SendHeartbeat)
+    assert beat.heard
     assert heartbeat(link, 1.1) == [ev.SendProbe(INDEX, 1500)]
     assert link.next_timer() == pytest.approx(1.1 + limits.PROBE_TIMEOUT_S)
     assert link.handle_probe_answered(9000, 1.2) == []
@@ -283,7 +349,7 @@ def test_a_refused_train_shrinks_the_path_and_searches_again() -> None:
 def test_probes_are_repeated_by_the_timer_and_confirm_what_was_found() -> None:
     link = started()
     heartbeat(link, 1.0)
-    assert link.handle_timer(1.5) == [ev.SendProbe(INDEX, 1500)]
+    assert link.handle_timer(1.5) == [ev.SendProbe(INDEX, 1500), ev.SendProbe(INDEX, limits.PATH_MTU_MIN)]
     link.handle_probe_answered(1500, 1.6)
     heartbeat(link, 6.0)
     assert ev.SendProbe(INDEX, 1500) in link.handle_timer(6.6)

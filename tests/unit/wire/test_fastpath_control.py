@@ -9,6 +9,8 @@ from weavepy.wire.fastpath import (
     Epoch,
     EpochAck,
     FastpathFeature,
+    Moved,
+    OverlayMessage,
     Start,
     decode_fastpath_feature_untrusted,
     decode_overlay_control_untrusted,
@@ -29,9 +31,10 @@ START_BODY = "01 01 04 00 1a7f 0000 deadbeef"
         (Epoch(0), 2, "0000000000000000"),
         (Epoch(1), 2, "0000000000000001"),
         (EpochAck((1 << 64) - 1), 3, "ffffffffffffffff"),
+        (Moved(0x0102030405060708), 4, "0102030405060708"),
     ],
 )
-def test_octets_of_each_message(message: Start | Epoch | EpochAck, subtag: int, body: str) -> None:
+def test_octets_of_each_message(message: OverlayMessage, subtag: int, body: str) -> None:
     assert encode_overlay_control(message) == (subtag, bytes.fromhex(body))
     assert decode_overlay_control_untrusted(subtag, bytes.fromhex(body)) == message
     assert decode_overlay_control_untrusted(subtag, bytes.fromhex(body) + b"later fields") == message
@@ -43,7 +46,14 @@ def test_reserved_octets_are_ignored() -> None:
     assert decode_overlay_control_untrusted(1, bytes.fromhex("01 01 04 ff 1a7f ffff deadbeef")) == START
 
 
-@pytest.mark.parametrize("subtag", [0, 4, 255])
+def test_moved_needs_a_token() -> None:
+    with pytest.raises(WireError, match="token"):
+        decode_overlay_control_untrusted(4, bytes(8))
+    with pytest.raises(ValueError, match="token"):
+        encode_overlay_control(Moved(0))
+
+
+@pytest.mark.parametrize("subtag", [0, 5, 255])
 def test_unknown_subtags(subtag: int) -> None:
     assert decode_overlay_control_untrusted(subtag, b"") is None
 
