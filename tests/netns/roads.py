@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inside import inside
+from oddframes import odd_frames_cross
 
 from weavepy.lab.hosts import Host, Lab
 from weavepy.lab.probes import launch, new_password_file, router_report
@@ -33,10 +34,14 @@ def address6(number: int) -> str:
     return f"fd00::{number}"
 
 
+CLEAR = "--no-encryption"
+
+
 def start(lab: Lab, dials: Sequence[Sequence[str]], *flags: str) -> list[Space]:
     """Launches all hosts' routers, each dialling its addresses, and attaches a container to each."""
-    password = lab.directory / "password"
-    if not password.exists():
+    clear, flags = CLEAR in flags, tuple(flag for flag in flags if flag != CLEAR)
+    password = None if clear else lab.directory / "password"
+    if password is not None and not password.exists():
         new_password_file(password)
     containers = []
     for number, (host, peers) in enumerate(zip(lab.hosts, dials, strict=True), 1):
@@ -92,6 +97,8 @@ def everything_crosses(one: Space, two: Space, number: int, *, from_number: int 
     for there in (address(number), address6(number)):
         tcp_crosses(one, two, there)
         udp_crosses(one, two, there)
+    odd_frames_cross(one, two)
+    odd_frames_cross(two, one)
 
 
 def tcp_crosses(one: Space, two: Space, there: str, *, size: int = TCP_BYTES, within_s: float = 10.0) -> None:

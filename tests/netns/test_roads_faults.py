@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from inside import inside
 from roads import (
@@ -24,8 +25,8 @@ from roads import (
 from weavepy.lab.faults import FaultPlan
 from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space
-from weavepy.lab.topology import RunningRelay, fault_relay, keep_apart
-from weavepy.lab.traffic import ping, tcp_intervals
+from weavepy.lab.topology import RunningRelay, fault_relay, keep_apart, run_nft
+from weavepy.lab.traffic import ping, tcp, tcp_intervals
 
 BAD = FaultPlan(seed=3, loss=0.2, reorder=0.1, reorder_s=0.02, duplicate=0.1, flip=0.1)
 
@@ -95,7 +96,6 @@ def test_loss_reordering_duplication_and_bit_flips(lab: Lab, seconds: int) -> No
         two.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ipfrag_time"])
         relay.change(BAD)
         sent, came = numbered_datagrams(one, two, seconds)
-        links = [entry["Address"] for entry in connections(lab.hosts[0])]
         relay.change(FaultPlan())
         healed_s = time_until_reached(one, address(2), 5.0)
         everything_crosses(one, two, 2)
@@ -104,12 +104,11 @@ def test_loss_reordering_duplication_and_bit_flips(lab: Lab, seconds: int) -> No
     print(f"{len(came)} of {sent} datagrams, {bad_tags} bad tags, back after {healed_s:.2f} s, {counts}")
     assert min(counts.lost, counts.duplicated, counts.flipped, counts.reordered) > 100
     assert bad_tags > 0
-    assert links, "the link did not last"
+    assert counts.connections == 1, "the link did not last"
     # What the relay sent twice came once: the network may lose, but never repeats.
     assert len(came) == len(set(came))
-    # One wire datagram in four is lost to loss and flips, but the 4000-octet ones need all of their parts, and
-    # on a path as bad as this the largest size may be taken for swallowed: then others come in parts too.
-    assert len(came) > (0.3 if seconds < 60 else 0.1) * sent  # in minutes the link is lost a few times
+    # One wire datagram in four is lost to loss and flips; a quarter of those sent need all of their three.
+    assert len(came) > 0.5 * sent
 
 
 def test_tcp_faults_on_the_control_connection(lab: Lab) -> None:
@@ -124,6 +123,70 @@ def test_tcp_faults_on_the_control_connection(lab: Lab) -> None:
     print(f"back after {took_s:.2f} s; {relay.counts}")
     assert relay.counts.tcp_flipped + relay.counts.reset > 0
     assert relay.counts.connections > 1
+
+
+def test_both_dial_at_once(lab: Lab) -> None:
+    """Each dials before it knows of the other's dialling: both keep the same one of the two connections."""
+    hosts = [lab.add_host(), lab.add_host()]
+    keep_apart(*hosts)
+    with fault_relay(lab, *hosts, FaultPlan(delay_s=0.2)) as relay:
+        one, _ = start(lab, [[], []])
+        dials = [threading.Thread(target=host.weavepy, args=("connect", relay.address)) for host in hosts]
+        for dial in dials:
+            dial.start()
+        for dial in dials:
+            dial.join()
+        relay.change(FaultPlan())
+        time_until_reached(one, address(2), 20.0)
+        (here,), (there,) = (connections(host) for host in hosts)
+        assert here["Outbound"] != there["Outbound"]
+        assert ping(one, address(2), count=20, interval_s=0.1).complete
+        for host, before in zip(hosts, (here, there), strict=True):
+            assert [entry["Attrs"]["index"] for entry in connections(host)] == [before["Attrs"]["index"]]
+    assert relay.counts.connections >= 2
+
+
+def test_datagrams_stay_out_for_longer_than_keys_live(lab: Lab) -> None:
+    """Several epochs pass over TCP meanwhile; then frames cross at once, on the same link."""
+    hosts = [lab.add_host(), lab.add_host()]
+    one, two = start(lab, [[], [hosts[0].address]], "--rekey-interval", "1")
+    time_until_reached(one, address(2))
+    (before,) = connections(hosts[0])
+    run_nft(
+        hosts[0],
+        "table ip shut { chain in { type filter hook input priority 0; meta l4proto udp drop; }\n }\n",
+    )
+    run_nft(
+        hosts[1],
+        "table ip shut { chain in { type filter hook input priority 0; meta l4proto udp drop; }\n }\n",
+    )
+    while connections(hosts[0])[0]["Attrs"]["epoch"] < before["Attrs"]["epoch"] + 5:
+        assert not ping(one, address(2), count=1, wait_s=0.2).received
+    for host in hosts:
+        run_nft(host, "delete table ip shut\n")
+    healed_s = time_until_reached(one, address(2), 1.0)
+    (after,) = connections(hosts[0])
+    assert after["Attrs"]["index"] == before["Attrs"]["index"]
+    print(f"reached again after {healed_s:.2f} s")
+    tcp_crosses(one, two, address(2))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1200)
+def test_ten_minutes_of_traffic_and_rekeys_take_no_more_memory(lab: Lab) -> None:
+    hosts = [lab.add_host(), lab.add_host()]
+    one, two = start(lab, [[], [hosts[0].address]], "--rekey-interval", "120")
+    time_until_reached(one, address(2))
+    (link,) = connections(hosts[0])
+    rounds = []
+    for _ in range(10):
+        tcp(one, two, address(2), seconds=58)
+        rounds.append([psutil.Process(host.router_pid()).memory_info().rss for host in hosts])
+    print("RSS in MB after each minute:", [[round(rss / 1e6, 1) for rss in row] for row in rounds])
+    assert epoch(lab) >= 4
+    assert connections(hosts[0])[0]["Attrs"]["index"] == link["Attrs"]["index"]
+    for first, last in zip(rounds[1], rounds[-1], strict=True):
+        assert last - first < 1 << 20
 
 
 def epoch(lab: Lab) -> int:

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from roads import (
+    CLEAR,
     address,
     address6,
     connections,
@@ -149,7 +150,11 @@ def test_both_families_in_one_network(lab: Lab, flags: list[str]) -> None:
     assert len(connections(six)) == 1
 
 
-@SHARDS
+@pytest.mark.parametrize(
+    "flags",
+    [ONE, [CLEAR], pytest.param(TWO, marks=pytest.mark.deep)],
+    ids=["one shard", "clear", "two shards"],
+)
 def test_a_host_behind_nat(lab: Lab, flags: list[str]) -> None:
     open_host = lab.add_host()
     hidden = add_host_behind_nat(lab)
@@ -159,6 +164,24 @@ def test_a_host_behind_nat(lab: Lab, flags: list[str]) -> None:
     host, _, port = connections(open_host)[0]["Attrs"]["remote"].rpartition(":")
     assert host == "10.99.0.202"
     assert port != "6783"
+
+
+@pytest.mark.deep
+def test_a_clear_host_whose_mapping_changes(lab: Lab) -> None:
+    """Nobody believes its datagrams from the new port, until it misses a heartbeat and says that it moved."""
+    open_host = lab.add_host()
+    add_host_behind_nat(lab)
+    one, two = start(lab, [[], [open_host.address]], CLEAR)
+    time_until_reached(two, address(1))
+    (before,) = connections(open_host)
+    nat = Space(f"{lab.name}-nat2", lab.directory)
+    nat.run(["conntrack", "-D", "-p", "udp"])
+    spent = time_until_reached(two, address(1), 12.0)
+    print(f"reached again after {spent:.1f} s")
+    (after,) = connections(open_host)
+    assert after["Attrs"]["index"] == before["Attrs"]["index"]
+    assert after["Attrs"]["remote"] != before["Attrs"]["remote"]
+    everything_crosses(one, two, 2)
 
 
 @pytest.mark.deep
