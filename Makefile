@@ -12,6 +12,8 @@ ifeq ($(shell uname -m),x86_64)
 APT += libipsec-mb-dev
 endif
 
+APT_BENCH := wireguard-tools wireguard-go nebula tinc openvpn openssl n2n fastd
+
 NATIVE := setup.py weavepy/_fastpath.pyx $(wildcard weavepy/native/*)
 
 .PHONY: setup demo test test-deep test-asan bench bench-full lint wheel clean
@@ -33,6 +35,13 @@ $(BUILT): $(STAMP) $(NATIVE)
 	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
+# What only the benchmarks need: peers to compare with, and something to draw with.
+$(VENV)/.bench: $(BUILT)
+	@missing=$$(for p in $(APT_BENCH); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[bench]'
+	@touch $@
+
 demo: setup
 	$(BIN)/weavepy demo
 
@@ -50,8 +59,14 @@ test-asan: setup
 	$(BIN)/python -c 'import sys, weavepy; weavepy.__path__.insert(0, "build/asan/weavepy"); import pytest, weavepy._fastpath as f; assert "asan" in f.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
 	-p no:cacheprovider tests/unit/native tests/fuzz/test_native.py
 
-bench bench-full: setup
-	@echo 'weavepy: the benchmark harness is not built yet; `make demo` shows throughput beside kernel VXLAN.' >&2; exit 1
+bench: $(VENV)/.bench
+	@mkdir -p build
+	$(BIN)/python -m bench overlay --quick --json build/bench.json --plot build/bench
+
+bench-full: $(VENV)/.bench
+	@mkdir -p build
+	$(BIN)/python -m bench fetch --if-go
+	$(BIN)/python -m bench overlay --underlay-gso both --json build/bench-full.json --plot build/bench-full
 
 lint: setup
 	$(BIN)/ruff check .

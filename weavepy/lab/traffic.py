@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weavepy.errors import LocalError
-from weavepy.lab.hosts import Host, Lab
+from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
+from weavepy.lab.topology import Link
 
 VXLAN_OVERHEAD_BYTES: Final = 50
 _VXLAN_SUBNET: Final = "10.98.0"
@@ -82,7 +83,7 @@ def parse_ping(text: str) -> Ping:
 
 def tcp(client: Space, server: Space, address: str, *, seconds: int = 2, streams: int = 1) -> TcpRun:
     """Sends TCP from `client` to `server` at `address`, as fast as it goes, and returns what was received."""
-    result = _iperf(client, server, address, seconds, ["-P", str(streams)])
+    result = iperf(client, server, address, seconds, ["-P", str(streams)])
     return TcpRun(
         gbps=result["end"]["sum_received"]["bits_per_second"] / 1e9,
         retransmits=int(result["end"]["sum_sent"].get("retransmits", 0)),
@@ -94,13 +95,13 @@ def tcp_intervals(client: Space, server: Space, address: str, *, seconds: int) -
 
     With Reno, which every kernel has: BBR stops by itself for a fifth of a second in every ten.
     """
-    result = _iperf(client, server, address, seconds, ["-i", "0.1", "-C", "reno"])
+    result = iperf(client, server, address, seconds, ["-i", "0.1", "-C", "reno"])
     return [int(entry["sum"]["bytes"]) for entry in result["intervals"]]
 
 
 def udp(client: Space, server: Space, address: str, *, seconds: int, mbps: float, length: int) -> UdpRun:
     """Sends datagrams of `length` payload bytes at `mbps` megabits a second."""
-    result = _iperf(client, server, address, seconds, ["-u", "-b", f"{mbps:g}M", "-l", str(length)])
+    result = iperf(client, server, address, seconds, ["-u", "-b", f"{mbps:g}M", "-l", str(length)])
     total = result["end"]["sum"]
     sent = int(total["packets"])
     lost = min(int(total["lost_packets"]), sent)
@@ -133,37 +134,30 @@ class VxlanPair:
     address: str
 
 
-def vxlan_pair(lab: Lab) -> VxlanPair:
-    """Adds two hosts to the lab that do what weavepy's do, by bridge and kernel VXLAN, without encryption.
+def vxlan_pair(lab: Lab, road: Link | None = None) -> VxlanPair:
+    """Makes two hosts do what weavepy's do, by bridge and kernel VXLAN, without encryption.
 
-    On the same underlay, with the MTU that VXLAN has there.
+    Two more hosts on the underlay, or the two that `road` joins; with the MTU that VXLAN has there.
     """
-    hosts = lab.add_host(), lab.add_host()
+    if road is None:
+        first, second = lab.add_host(), lab.add_host()
+        hosts: tuple[Space, Space] = (first, second)
+        devices, addresses = ("eth0", "eth0"), (first.address, second.address)
+    else:
+        hosts, devices, addresses = (road.first, road.second), road.interfaces, road.addresses
     containers = []
-    for number, (host, other) in enumerate((hosts, hosts[::-1]), start=1):
+    for number, host in enumerate(hosts, start=1):
         container = lab.add_container(f"v{number}")
+        way = f"dev {devices[number - 1]} local {addresses[number - 1]} remote {addresses[2 - number]}"
         _vxlan_host(
-            host, other, container, f"{_VXLAN_SUBNET}.{number}", lab.underlay_mtu - VXLAN_OVERHEAD_BYTES
+            host, way, container, f"{_VXLAN_SUBNET}.{number}", lab.underlay_mtu - VXLAN_OVERHEAD_BYTES
         )
         containers.append(container)
     return VxlanPair(client=containers[0], server=containers[1], address=f"{_VXLAN_SUBNET}.2")
 
 
-def _vxlan_host(host: Host, other: Host, container: Space, address: str, mtu: int) -> None:
-    run_ip(
-        host.name,
-        f"link add br0 mtu {mtu} type bridge",
-        f"link add vx0 mtu {mtu} type vxlan id 42 dstport 4789 dev eth0 "
-        f"local {host.address} remote {other.address}",
-        f"link add ve0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {container.name}",
-        "link set vx0 master br0 up",
-        "link set ve0 master br0 up",
-        "link set br0 up",
-    )
-    run_ip(container.name, f"addr add {address}/24 dev eth0", "link set eth0 up")
-
-
-def _iperf(client: Space, server: Space, address: str, seconds: int, options: list[str]) -> dict[str, Any]:
+def iperf(client: Space, server: Space, address: str, seconds: int, options: list[str]) -> dict[str, Any]:
+    """Runs iperf3 for `seconds` with more `options` for its client, and returns the client's JSON."""
     listen = ["iperf3", "-s", "-1", "--forceflush", "-B", address, "-p", str(_IPERF_PORT)]
     send = ["iperf3", "-c", address, "-p", str(_IPERF_PORT), "-J", "-t", str(seconds), "-O", "0.3"]
     with server.running(listen, "Server listening"):
@@ -175,3 +169,16 @@ def _iperf(client: Space, server: Space, address: str, seconds: int, options: li
     if "error" in result:
         raise LocalError(f"iperf3 to {address} failed: {result['error']}")
     return result
+
+
+def _vxlan_host(host: Space, way: str, container: Space, address: str, mtu: int) -> None:
+    run_ip(
+        host.name,
+        f"link add br0 mtu {mtu} type bridge",
+        f"link add vx0 mtu {mtu} type vxlan id 42 dstport 4789 {way}",
+        f"link add ve0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {container.name}",
+        "link set vx0 master br0 up",
+        "link set ve0 master br0 up",
+        "link set br0 up",
+    )
+    run_ip(container.name, f"addr add {address}/24 dev eth0", "link set eth0 up")

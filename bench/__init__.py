@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench overlay` and its like. See bench/README.md."""
