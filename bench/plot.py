@@ -80,10 +80,12 @@ def draw(document: Mapping[str, Any], prefix: str) -> None:
 def _panel(axes: Any, key: str, systems: Mapping[str, Any], off: Mapping[str, Any], *, labels: bool) -> None:
     measure = MEASURES[key]
     names = list(systems)
-    most = (
-        max((max(systems[name].get(key, {}).get("samples") or [0]) for name in names), default=0)
-        * measure.scale
-    )
+    values = [
+        value
+        for name in names
+        for value in (*systems[name].get(key, {}).get("samples", []), off.get(name, {}).get(key, 0))
+    ]
+    most = max(values, default=0) * measure.scale
     for place, name in enumerate(names):
         entry = systems[name].get(key, {})
         if entry.get("median") is None:
@@ -95,7 +97,8 @@ def _panel(axes: Any, key: str, systems: Mapping[str, Any], off: Mapping[str, An
         axes.plot([min(ends), max(ends)], [place, place], color=_INK, linewidth=0.8)
         without = off.get(name, {}).get(key)
         if without is not None:
-            axes.plot([without * measure.scale] * 2, [place - 0.4, place + 0.4], color=_INK, linewidth=1.8)
+            ends.append(without * measure.scale)
+            axes.plot([ends[-1]] * 2, [place - 0.4, place + 0.4], color=_INK, linewidth=1.8)
         axes.text(
             max(value, *ends) + most * 0.02, place, measure.show(entry["median"]), va="center", fontsize=7.5
         )

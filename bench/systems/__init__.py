@@ -69,14 +69,18 @@ class Site:
         self.daemons.append(process)
         return process.pid
 
+    def await_link(self, host: Host, name: str) -> None:
+        """Waits until a daemon has made its interface."""
+        deadline = time.monotonic() + _UP_WITHIN_S
+        while run_command(["ip", "-n", host.name, "link", "show", name], check=False).returncode != 0:
+            self._check(deadline, f"no interface {name}")
+            time.sleep(0.1)
+
     def await_answer(self, pair: Pair) -> Pair:
         """Returns the pair when its server answers; LocalError with what the daemons said if it doesn't."""
         deadline = time.monotonic() + _UP_WITHIN_S
         while not ping(pair.client, pair.address, count=1, wait_s=0.3).complete:
-            ended = [process for process in self.daemons if process.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                why = "a daemon ended" if ended else f"no answer within {_UP_WITHIN_S:g} s"
-                raise LocalError(f"{why}: {self._said() or 'nothing was logged'}")
+            self._check(deadline, "no answer")
             time.sleep(0.1)
         return pair
 
@@ -89,9 +93,14 @@ class Site:
                 process.wait(_END_WAIT_S)
         self.daemons.clear()
 
-    def _said(self) -> str:
-        logs = [host.directory / "log" for host in self.hosts]
-        return " | ".join(log.read_text(errors="replace").strip()[-400:] for log in logs if log.exists())
+    def _check(self, deadline: float, lack: str) -> None:
+        """Raises LocalError, with what the daemons said, if waiting on is of no use."""
+        ended = any(process.poll() is not None for process in self.daemons)
+        if ended or time.monotonic() > deadline:
+            logs = [host.directory / "log" for host in self.hosts]
+            said = [log.read_text(errors="replace").strip()[-400:] for log in logs if log.exists()]
+            why = "a daemon ended" if ended else f"{lack} within {_UP_WITHIN_S:g} s"
+            raise LocalError(f"{why}; logged: {' | '.join(filter(None, said)) or 'nothing'}")
 
 
 class System(Protocol):
@@ -162,7 +171,7 @@ class Kind:
 
 def catalogue() -> dict[str, Kind]:
     """Returns all systems, in the order of the table."""
-    from bench.systems import peers, plain, wireguard
+    from bench.systems import peers, plain, weave, wireguard
 
     return {
         "weavepy": Kind(lambda _: plain.Weavepy(()), note="AES-256-GCM"),
@@ -178,4 +187,5 @@ def catalogue() -> dict[str, Kind]:
         "openvpn": Kind(peers.Openvpn, True, "AES-256-GCM"),
         "n2n": Kind(peers.N2n, True, "Twofish, not authenticated"),
         "fastd": Kind(peers.Fastd, True, "Salsa20/12 and UMAC"),
+        "weave": Kind(weave.Weave, True, "Weave Net's sleeve: XSalsa20-Poly1305"),
     }

@@ -30,7 +30,7 @@ class WireguardGo:
         return self.program.version()
 
     def start(self, site: Site) -> Pair:
-        wg, first = self.program.tool("wg"), site.hosts[0]
+        wg = self.program.tool("wg")
         secrets = [run_command([wg, "genkey"]).stdout for _ in site.hosts]
         publics = [run_command([wg, "pubkey"], text_in=secret).stdout.strip() for secret in secrets]
         pids = [site.start(host, [self.program.find(), "--foreground", "wg0"]) for host in site.hosts]
@@ -41,7 +41,8 @@ class WireguardGo:
             key.write_text(secrets[mine])
             argv = ["set", "wg0", "listen-port", str(_PORT), "private-key", str(key), "peer", publics[other]]
             argv += ["allowed-ips", f"{ADDRESSES[other]}/32"]
-            argv += ["endpoint", f"{site.hosts[other].address}:{_PORT}"] if host is first else []
+            # On both sides, as in the quick start: not every build learns an endpoint from what comes in.
+            argv += ["endpoint", f"{site.hosts[other].address}:{_PORT}"]
             _configure(host, pid, [wg, *argv])
             run_ip(host.name, f"addr add {ADDRESSES[mine]}/24 dev wg0", "link set wg0 up")
         return site.await_answer(Pair(*site.hosts, ADDRESSES[1], tuple(pids)))
