@@ -36,7 +36,7 @@ $(BUILT): $(STAMP) $(NATIVE)
 	@touch $@
 
 # What only the benchmarks need: peers to compare with, and something to draw with.
-$(VENV)/.bench: $(BUILT)
+$(VENV)/.bench: Makefile pyproject.toml | $(BUILT)
 	@missing=$$(for p in $(APT_BENCH); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[bench]'
@@ -59,11 +59,11 @@ test-asan: setup
 	$(BIN)/python -c 'import sys, weavepy; weavepy.__path__.insert(0, "build/asan/weavepy"); import pytest, weavepy._fastpath as f; assert "asan" in f.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
 	-p no:cacheprovider tests/unit/native tests/fuzz/test_native.py
 
-bench: $(VENV)/.bench
+bench: setup $(VENV)/.bench
 	@mkdir -p build
 	$(BIN)/python -m bench overlay --quick --json build/bench.json --plot build/bench
 
-bench-full: $(VENV)/.bench
+bench-full: setup $(VENV)/.bench
 	@mkdir -p build
 	$(BIN)/python -m bench fetch --if-go
 	$(BIN)/python -m bench overlay --underlay-gso both --json build/bench-full.json --plot build/bench-full

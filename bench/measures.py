@@ -7,6 +7,7 @@ longer takes a core from the receiver.
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Flood:
 
 def build_load(directory: Path) -> str:
     """Compiles load.c into a directory and returns the program's path."""
+    if shutil.which("cc") is None:
+        raise LocalError("load.c needs a C compiler: apt-get install build-essential")
     program = directory / "load"
     run_command(["cc", "-O2", "-o", str(program), str(_SOURCE)])
     return str(program)

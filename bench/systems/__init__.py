@@ -146,7 +146,7 @@ class Program:
         path = self.find()
         for tool in self.tools:
             self.tool(tool)
-        if self.path is None:
+        if self.path is None and shutil.which("dpkg-query"):
             fields = ["dpkg-query", "-W", "-f", "${Package} ${Version}", self.package]
             done = run_command(fields, check=False)
             if done.returncode == 0 and done.stdout:

@@ -61,7 +61,7 @@ def test_readme(lab: Lab, place: Path) -> None:
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for document in ("README.md", "CONTRIBUTING.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "bench/README.md"):
         for line in commands(document):
             if line.startswith("make "):
                 assert re.search(rf"^(\.PHONY:.* )?{line.split()[1]}\b.*:", makefile, re.MULTILINE), line
@@ -84,7 +84,8 @@ def test_operating(lab: Lab, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+    "document",
+    ["README.md", "bench/README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):

@@ -254,3 +254,21 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(UsageError, match="nothing in these results to draw"):
         plot.draw(read_results(results(tmp_path / "a.json", {})), str(tmp_path / "p"))
+
+
+def test_the_commands_of_the_readme_are_understood() -> None:
+    lines = (Path(command.__file__).parent / "README.md").read_text().splitlines()
+    prefix = "    .venv/bin/python -m bench "
+    commands = [line.removeprefix(prefix).split() for line in lines if line.startswith(prefix)]
+    assert len(commands) >= 6
+    for argv in commands:
+        args = command.build_parser().parse_args(argv)
+        if args.command == "overlay":
+            assert overlay.select(args)
+            overlay.chosen("measure", args.measures, MEASURES)
+
+
+def test_the_readme_explains_every_measure_and_system() -> None:
+    text = (Path(command.__file__).parent / "README.md").read_text()
+    for name in [*MEASURES, *fetch.BUILDS, *(name for name in catalogue() if name != "weave")]:
+        assert f"`{name}`" in text, name
