@@ -236,9 +236,10 @@ class Overlay:
         for gso, key in zip(self.conditions, ("systems", "systems_gso_off"), strict=False):
             systems = document[key]
             if systems:
-                print(
-                    f"\nMedians of {self.rounds} rounds, underlay with UDP GSO {gso} (ratio to {baseline})\n"
+                ratio = (
+                    f"ratio to {baseline}" if baseline in systems else f"no ratios: {baseline} is left out"
                 )
+                print(f"\nMedians of {self.rounds} rounds, underlay with UDP GSO {gso} ({ratio})\n")
                 print(*tables(systems, baseline), sep="\n")
         for name, version in self.versions.items():
             print(f"{name}: {version}")

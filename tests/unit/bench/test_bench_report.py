@@ -236,6 +236,19 @@ def test_a_run_that_measured_nothing_is_a_document_too() -> None:
     assert json.loads(json.dumps(made)) == made
 
 
+@pytest.mark.parametrize(
+    ("baseline", "said"), [("vxlan", "(ratio to vxlan)"), ("tinc", "(no ratios: tinc is left out)")]
+)
+def test_a_run_says_what_its_ratios_are_to(
+    baseline: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = overlay.Overlay({}, list(MEASURES), 1, 1, "on")
+    bench.show({"systems": summarize(SAMPLES)}, baseline)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("(1.00)" in out) == (baseline == "vxlan")
+
+
 def test_without_matplotlib_a_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(LocalError, match="plots need matplotlib"):
