@@ -65,6 +65,7 @@ class Site:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
                 cwd=host.directory,
+                start_new_session=True,  # a ^C is for us; we end the daemons
             )
         self.daemons.append(process)
         return process.pid

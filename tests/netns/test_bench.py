@@ -25,6 +25,7 @@ def start(*argv: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -67,7 +68,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_leaves_nothing(tmp_path: Path)
     with start(*argv, "--measures", "rss_mb,udp64_pps") as process:
         assert process.stderr is not None
         assert "round 1 of 50, weavepy" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
