@@ -22,7 +22,7 @@ from roads import (
 
 from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
-from weavepy.lab.topology import chain, link, ring
+from weavepy.lab.topology import chain, link, ring, run_nft
 from weavepy.lab.traffic import ping
 
 
@@ -140,3 +140,24 @@ def test_a_link_cut_without_a_word(lab: Lab) -> None:
     road.heal()
     healed_s = time_until_reached(containers[0], address(2), 5.0)
     print(f"found after {found_s:.1f} s, healed after {healed_s:.2f} s")
+
+
+def test_a_host_that_lost_its_power_is_not_kept_out_by_its_ghost(lab: Lab) -> None:
+    """Its peer's connection stays open, as no packet of its end comes; the new one takes its place at once."""
+    hosts = [lab.add_host(bridged=False) for _ in range(2)]
+    road = link(lab, *hosts)
+    one, _ = start(lab, [[], [road.addresses[0]]])
+    time_until_reached(one, address(2))
+    (ghost,) = connections(hosts[0])
+    port = ghost["Address"].rpartition(":")[2]
+    run_nft(
+        hosts[0],
+        f"table ip ghost {{ chain in {{ type filter hook input priority 0; tcp sport {port} drop; }}\n }}\n",
+    )
+    hosts[1].kill_router()
+    assert connections(hosts[0])[0]["Attrs"]["index"] == ghost["Attrs"]["index"]
+    hosts[1].weavepy("launch")
+    spent = time_until_reached(one, address(2), 5.0)
+    print(f"reached {spent:.2f} s after it was back")
+    (found,) = connections(hosts[0])
+    assert found["Attrs"]["index"] != ghost["Attrs"]["index"]

@@ -20,7 +20,7 @@ from roads import (
 
 from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
-from weavepy.lab.topology import add_host_behind_nat, chain, link, pass_6783_only, use_ipv6
+from weavepy.lab.topology import add_host_behind_nat, chain, link, pass_6783_only, run_nft, use_ipv6
 from weavepy.lab.traffic import ping
 
 IP_ICMP = 28
@@ -148,6 +148,25 @@ def test_both_families_in_one_network(lab: Lab, flags: list[str]) -> None:
     everything_crosses(containers[1], containers[2], 3, from_number=2)
     wait_for_links(both, 2)
     assert len(connections(six)) == 1
+
+
+@SHARDS
+@pytest.mark.parametrize("family", [4, 6])
+def test_answers_come_from_the_address_that_was_dialled(lab: Lab, family: int, flags: list[str]) -> None:
+    """The dialled one is the host's second, which its kernel would never choose by itself."""
+    hosts = [lab.add_host(), lab.add_host()]
+    if family == 6:
+        for host in hosts:
+            use_ipv6(lab, host)
+    second, prefix = ("10.99.0.51", 24) if family == 4 else ("fd99::51", 64)
+    run_ip(hosts[0].name, f"addr add {second}/{prefix} dev eth0 {'nodad' if family == 6 else ''}")
+    what = "ip saddr" if family == 4 else "ip6 saddr"
+    rule = f"{what} {hosts[0].address} drop;"
+    run_nft(hosts[1], f"table inet picky {{ chain in {{ type filter hook input priority 0; {rule} }}\n }}\n")
+    one, two = start(lab, [[], [second if family == 4 else f"[{second}]"]], *flags)
+    everything_crosses(one, two, 2)
+    (entry,) = connections(hosts[1])
+    assert second in entry["Attrs"]["remote"]
 
 
 @pytest.mark.parametrize(
