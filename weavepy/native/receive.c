@@ -287,33 +287,42 @@ static size_t train_segment(struct msghdr *m) {
     return 0;
 }
 
-void wv_receive_burst(struct wv_shard *s) {
-    struct mmsghdr messages[WV_RX_SLOTS];
-    struct iovec iov[WV_RX_SLOTS];
-    struct wv_address from[WV_RX_SLOTS];
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control[WV_RX_SLOTS];
+void wv_receive_init(struct wv_rx *rx) {
+    memset(rx->messages, 0, sizeof rx->messages);
     for (int i = 0; i < WV_RX_SLOTS; i++) {
-        iov[i] = (struct iovec){s->rx + (size_t)i * WV_RX_BYTES, WV_RX_BYTES};
-        messages[i].msg_hdr = (struct msghdr){.msg_name = &from[i].sa, .msg_namelen = sizeof from[i].sa, .msg_iov = &iov[i],
-                                              .msg_iovlen = 1, .msg_control = control[i].bytes,
-                                              .msg_controllen = sizeof control[i].bytes};
+        rx->iov[i] = (struct iovec){rx->data[i], WV_RX_BYTES};
+        rx->messages[i].msg_hdr = (struct msghdr){.msg_name = &rx->from[i].sa, .msg_iov = &rx->iov[i], .msg_iovlen = 1,
+                                                  .msg_control = rx->control[i].bytes};
     }
-    int n = recvmmsg(s->udp_fd, messages, WV_RX_SLOTS, MSG_DONTWAIT, NULL);
+    rx->slots = WV_RX_SLOTS_MIN;
+}
+
+void wv_receive_burst(struct wv_shard *s) {
+    struct wv_rx *rx = s->rx;
+    for (uint32_t i = 0; i < rx->slots; i++) {
+        rx->messages[i].msg_hdr.msg_namelen = sizeof rx->from[i].sa;
+        rx->messages[i].msg_hdr.msg_controllen = sizeof rx->control[i].bytes;
+    }
+    int n = recvmmsg(s->udp_fd, rx->messages, rx->slots, MSG_DONTWAIT, NULL);
+    size_t bytes = 0;
     for (int i = 0; i < n; i++) {
-        uint8_t *d = iov[i].iov_base;
-        size_t len = messages[i].msg_len, segment = train_segment(&messages[i].msg_hdr);
-        from[i].len = messages[i].msg_hdr.msg_namelen;
-        if (!len || messages[i].msg_hdr.msg_flags & MSG_TRUNC) {
+        struct msghdr *m = &rx->messages[i].msg_hdr;
+        size_t len = rx->messages[i].msg_len, segment = train_segment(m);
+        rx->from[i].len = m->msg_namelen;
+        bytes += len;
+        if (!len || m->msg_flags & MSG_TRUNC) {
             WV_COUNT(s, drop_mark);
             continue;
         }
         if (!segment)
             segment = len;
         for (size_t at = 0; at < len; at += segment)
-            datagram(s, d + at, len - at < segment ? len - at : segment, &from[i]);
+            datagram(s, rx->data[i] + at, len - at < segment ? len - at : segment, &rx->from[i]);
     }
     wv_rebuild_flush(&s->rebuild); /* the receive buffers are used again */
+    if (n > 0) {
+        /* A burst has about as many octets whether they come as trains or one by one. */
+        size_t fit = bytes ? (size_t)WV_BURST_BYTES * (size_t)n / bytes : WV_RX_SLOTS;
+        rx->slots = fit < WV_RX_SLOTS_MIN ? WV_RX_SLOTS_MIN : fit < WV_RX_SLOTS ? (uint32_t)fit : WV_RX_SLOTS;
+    }
 }

@@ -20,7 +20,8 @@ enum {
     WV_TRAIN_SEGMENTS = 64,     /* UDP_SEGMENT takes no more before Linux 6.9 */
     WV_TRAIN_BYTES = 65000,     /* one UDP send, with room for IPv6 */
     WV_DATAGRAM_MAX = 65507,
-    WV_RX_SLOTS = 8,
+    WV_RX_SLOTS_MIN = 8,        /* messages taken at once when they are whole trains, */
+    WV_RX_SLOTS = 64,           /* and when the kernel hands datagrams over singly: a super-frame of them and more */
     WV_RX_BYTES = 65536,
 };
 
@@ -29,6 +30,19 @@ struct wv_train {
     struct wv_link *link;
     uint32_t at, len, segment, count;
     int closed;
+};
+
+/* Where recvmmsg puts what it takes. Only the pages that are written to are there. */
+struct wv_rx {
+    struct mmsghdr messages[WV_RX_SLOTS];
+    struct iovec iov[WV_RX_SLOTS];
+    struct wv_address from[WV_RX_SLOTS];
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control[WV_RX_SLOTS];
+    uint32_t slots; /* to offer next time */
+    uint8_t data[WV_RX_SLOTS][WV_RX_BYTES];
 };
 
 struct wv_shard {
@@ -46,7 +60,7 @@ struct wv_shard {
     uint8_t *cut;     /* one datagram of a super-frame that no slice can carry */
     uint8_t *stage;   /* records of small frames for stage_link */
     uint8_t *arena;   /* sealed datagrams */
-    uint8_t *rx;      /* WV_RX_SLOTS receive buffers */
+    struct wv_rx *rx;
     struct wv_link *stage_link;
     size_t stage_len, arena_len;
     struct wv_train trains[WV_MESSAGES];
@@ -97,6 +111,7 @@ void wv_forward_record(struct wv_shard *s, const struct wv_way *way, const struc
 void wv_capture_burst(struct wv_shard *s);
 
 /* receive.c: links to TAP */
+void wv_receive_init(struct wv_rx *rx);
 void wv_receive_burst(struct wv_shard *s);
 void wv_deliver(void *shard, struct iovec *iov, int n, size_t frame_len); /* a wv_frame_sink */
 
