@@ -47,7 +47,7 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "wire.h" nogil:
     enum: WV_HEADER, WV_TAG, WV_RECORD, WV_PATH, WV_CSUM, WV_SLICE, WV_PART, WV_FRAME_MIN, WV_FRAME_MAX
     enum: WV_KIND_FRAME, WV_KIND_SLICE, WV_KIND_PART
-    enum: WV_LANES_MAX, WV_VNET_NEEDS_CSUM, WV_GSO_NONE
+    enum: WV_LANES_MAX, WV_LANES_PER_SHARD, WV_VNET_NEEDS_CSUM, WV_GSO_NONE
     struct wv_vnet:
         uint8_t flags
         uint8_t gso_type
@@ -625,12 +625,13 @@ cdef class Engine:
         bint gso=True, bint gro=True, bint uso=True,
     ):
         cdef int taps[WV_SHARDS_MAX]
-        cdef int udps[WV_SHARDS_MAX]
+        cdef int udps[WV_LANES_MAX]
         cdef int i, n = len(tap_fds)
-        if not 1 <= n <= WV_SHARDS_MAX or len(udp_fds) != n:
-            raise LocalError(f"one TAP queue and one socket per shard, 1 to {WV_SHARDS_MAX} shards")
+        if not 1 <= n <= WV_SHARDS_MAX or len(udp_fds) != WV_LANES_PER_SHARD * n:
+            raise LocalError(f"one TAP queue and two sockets per shard, 1 to {WV_SHARDS_MAX} shards")
         for i in range(n):
             taps[i] = tap_fds[i]
+        for i in range(len(udp_fds)):
             udps[i] = udp_fds[i]
         self.engine = wv_engine_new(local_peer, taps, udps, n, gso, gro, uso)
         if self.engine == NULL:
@@ -701,7 +702,7 @@ cdef class Engine:
                 raise MemoryError
             result = wv_engine_key_rx(self.engine, index, rx)
         if result < 0:
-            raise LocalError(f"link {index} is unknown, in clear mode, had this epoch, or has more shards than keys")
+            raise LocalError(f"link {index} is unknown, in clear mode, had this epoch, or needs more keys")
 
     def key_retire(self, uint32_t index, uint64_t epoch):
         wv_engine_key_retire(self.engine, index, epoch)

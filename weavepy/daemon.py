@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weavepy import __version__, _fastpath
+from weavepy import __version__, _fastpath, limits
 from weavepy.errors import LocalError, UsageError
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
 from weavepy.router import Router, RouterConfig
@@ -302,7 +302,7 @@ def _router_config(settings: Settings) -> RouterConfig:
         port=options.port,
         overlay_mtu=options.mtu,
         ciphers=settings.ciphers,
-        lanes=options.shards,
+        lanes=limits.LANES_PER_SHARD * options.shards,
         conn_limit=options.max_connections(),
         discovery=not options.no_discovery,
         rekey_interval_s=options.rekey_interval,

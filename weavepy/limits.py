@@ -56,7 +56,9 @@ REMEMBERED_MAX: Final = 64  # addresses of peers that a host which lost them all
 # The fastpath overlay.
 FASTPATH_VERSION: Final = 1
 LINKS_MAX: Final = 4096  # slots in the engine's link table
-LANES_MAX: Final = 16  # a peer's sending shards
+LANES_MAX: Final = 16  # of a peer
+LANES_PER_SHARD: Final = 2  # one for bulk, one for what is quick
+SHARDS_MAX: Final = LANES_MAX // LANES_PER_SHARD
 HEARTBEAT_FAST_S: Final = 0.5  # until the link is established
 HEARTBEAT_S: Final = 3.0
 HEARTBEAT_MISSED_S: Final = 4.0  # a second late: ask for a sign of life at the fast rate

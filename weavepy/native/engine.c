@@ -67,7 +67,7 @@ struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *ud
     if (!e)
         return NULL;
     e->self = self;
-    e->gro = gro && enable_gro(udp_fds, shards);
+    e->gro = gro && enable_gro(udp_fds, WV_LANES_PER_SHARD * shards);
     e->uso = uso;
     atomic_store(&e->gso, gso);
     atomic_store(&e->generation, 1);
@@ -80,7 +80,7 @@ struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *ud
     atomic_store(&e->table, wv_table_new(0, 0));
     int ok = e->event_fd >= 0 && atomic_load(&e->table) && wv_mactable_init(&e->macs, WV_MAC_MAX) == 0;
     for (int i = 0; ok && i < shards; i++) {
-        e->shards[i] = wv_shard_new(e, i, tap_fds[i], udp_fds[i]);
+        e->shards[i] = wv_shard_new(e, i, tap_fds[i], udp_fds[i], udp_fds[shards + i]);
         if ((ok = e->shards[i] != NULL))
             e->shards_n = i + 1;
     }
@@ -155,7 +155,7 @@ struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index) {
 int wv_engine_link_add(struct wv_engine *e, uint32_t index, uint64_t peer, int clear) {
     if (!index || atomic_load(&e->slots[index % WV_SLOTS]))
         return -1;
-    struct wv_link *link = wv_link_new(index, peer, clear, (uint32_t)e->shards_n);
+    struct wv_link *link = wv_link_new(index, peer, clear, WV_LANES_PER_SHARD * (uint32_t)e->shards_n);
     if (!link)
         return -2;
     atomic_store(&e->slots[index % WV_SLOTS], link);
@@ -194,7 +194,7 @@ int wv_engine_link_remove(struct wv_engine *e, uint32_t index) {
 
 int wv_engine_key_tx(struct wv_engine *e, uint32_t index, struct wv_tx_key *key) {
     struct wv_link *link = wv_engine_link(e, index);
-    if (!link || link->clear || key->lanes < (uint32_t)e->shards_n || key->epoch < link->tx_epochs) {
+    if (!link || link->clear || key->lanes < WV_LANES_PER_SHARD * (uint32_t)e->shards_n || key->epoch < link->tx_epochs) {
         wv_tx_key_destroy(key);
         return -1;
     }

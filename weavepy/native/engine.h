@@ -31,7 +31,7 @@ struct wv_event {
 };
 
 /* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
-enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX };
+enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX / WV_LANES_PER_SHARD };
 
 struct wv_command {
     uint32_t index;
@@ -70,6 +70,7 @@ struct wv_engine {
     struct wv_shard *shards[WV_SHARDS_MAX];
 };
 
+/* udp_fds: each shard's socket for bulk lanes, then each shard's for quick ones. */
 struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso);
 int wv_engine_start(struct wv_engine *e);   /* 0 or -errno */
 void wv_engine_stop(struct wv_engine *e);   /* joins the threads; the descriptors stay open */

@@ -32,7 +32,8 @@ static void tell_sender(struct wv_shard *s, const struct wv_way *way, const uint
     }
     const struct wv_peer *sender = wv_table_peer(s->table, way->source);
     if (sender && sender->next) {
-        struct wv_way back = {.link = sender->next, .source = way->destination, .destination = way->source, .hops = WV_HOPS};
+        struct wv_way back = {.link = sender->next, .source = way->destination, .destination = way->source, .hops = WV_HOPS,
+                              .quick = 1};
         wv_outbox_stage(s, &back, &plain, answer, n);
     }
 }
@@ -55,7 +56,7 @@ static void split(struct wv_shard *s, const struct wv_way *way, const struct wv_
         wv_put16(p + 4, (uint32_t)at);
         wv_put16(p + 6, (uint32_t)len);
         memcpy(p + WV_PART, frame + at, n);
-        wv_outbox_put(s, way->link, s->relay, head + WV_PART + n);
+        wv_outbox_put(s, way->link, way->quick, s->relay, head + WV_PART + n);
     }
 }
 
@@ -124,7 +125,7 @@ void wv_forward_super(struct wv_shard *s, const struct wv_way *way, const struct
     s->superframe++;
     wv_outbox_unstage(s); /* what was staged for this link goes before */
     while ((n = wv_slicer_next(&slicer, &record)))
-        wv_outbox_put(s, way->link, record, n);
+        wv_outbox_put(s, way->link, way->quick, record, n);
     if (s->arena_len >= WV_SEND_BYTES)
         wv_outbox_send(s);
 }
@@ -141,7 +142,7 @@ static void put(struct wv_shard *s, const struct wv_way *way, const struct wv_re
     }
     memcpy(s->relay + head, head_octets, head_len);
     memcpy(s->relay + head + head_len, rest, rest_len);
-    wv_outbox_put(s, way->link, s->relay, head + head_len + rest_len);
+    wv_outbox_put(s, way->link, way->quick, s->relay, head + head_len + rest_len);
 }
 
 /* Sends on a slice in pieces of `step` octets of payload, or a part in pieces of `step` octets of frame: both carry their

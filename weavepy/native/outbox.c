@@ -5,16 +5,17 @@
 
 #include "shard.h"
 
-void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len) {
+void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const uint8_t *plain, size_t len) {
+    uint32_t lane = WV_LANES_PER_SHARD * (uint32_t)s->number + (quick ? 1 : 0);
     struct wv_tx_key *key = atomic_load(&link->tx);
-    if (!key || (uint32_t)s->number >= key->lanes || !atomic_load(&link->ready)) {
+    if (!key || lane >= key->lanes || !atomic_load(&link->ready)) {
         WV_COUNT(s, drop_no_key);
         return;
     }
     if (s->trains_n == WV_MESSAGES || s->arena_len + WV_HEADER + len + WV_TAG > WV_ARENA)
         wv_outbox_send(s);
     size_t room = WV_ARENA - s->arena_len;
-    long n = wv_seal(key, (uint32_t)s->number, atomic_load_explicit(&link->remote_index, memory_order_relaxed), plain, len,
+    long n = wv_seal(key, lane, atomic_load_explicit(&link->remote_index, memory_order_relaxed), plain, len,
                      s->arena + s->arena_len, room < WV_DATAGRAM_MAX ? room : WV_DATAGRAM_MAX);
     if (n <= 0) {
         if (n < 0)
@@ -23,17 +24,17 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plai
             WV_COUNT(s, drop_oversize);
         return;
     }
-    if (key->lane[s->number].blocks > WV_BLOCKS_WORN && key->aead && !atomic_exchange(&key->worn, 1) &&
+    if (key->lane[lane].blocks > WV_BLOCKS_WORN && key->aead && !atomic_exchange(&key->worn, 1) &&
         !wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_WORN, .index = link->index}))
         atomic_store(&key->worn, 0); /* not said after all: with the next datagram */
     struct wv_train *t = s->trains_n ? &s->trains[s->trains_n - 1] : NULL;
-    if (t && t->link == link && !t->closed && (uint32_t)n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
+    if (t && t->link == link && t->quick == quick && !t->closed && (uint32_t)n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
         t->len + (uint32_t)n <= WV_TRAIN_BYTES) {
         t->closed = (uint32_t)n < t->segment;
         t->len += (uint32_t)n;
         t->count++;
     } else {
-        s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, (uint32_t)n, (uint32_t)n, 1, 0};
+        s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, (uint32_t)n, (uint32_t)n, 1, 0, quick};
     }
     s->arena_len += (size_t)n;
     atomic_fetch_add_explicit(&link->tx_datagrams, 1, memory_order_relaxed);
@@ -42,7 +43,7 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plai
 
 void wv_outbox_unstage(struct wv_shard *s) {
     if (s->stage_len) {
-        wv_outbox_put(s, s->stage_link, s->stage, s->stage_len);
+        wv_outbox_put(s, s->stage_link, s->stage_quick, s->stage, s->stage_len);
         s->stage_len = 0;
     }
 }
@@ -55,7 +56,7 @@ void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct 
         WV_COUNT(s, drop_oversize);
         return;
     }
-    if (s->stage_len && (s->stage_link != way->link || s->stage_len + size > room))
+    if (s->stage_len && (s->stage_link != way->link || s->stage_quick != way->quick || s->stage_len + size > room))
         wv_outbox_unstage(s);
     uint8_t *p = s->stage + s->stage_len;
     size_t head = wv_put_record(p, size, WV_KIND_FRAME, way->hops, way->source, way->destination, csum, len);
@@ -65,6 +66,7 @@ void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct 
     }
     memcpy(p + head, frame, len);
     s->stage_link = way->link;
+    s->stage_quick = way->quick;
     s->stage_len += size;
 }
 
@@ -137,7 +139,7 @@ void wv_outbox_probe(struct wv_shard *s, struct wv_link *link, const uint8_t *pl
     wv_outbox_flush(s);
     set_dont_fragment(s, 1);
     s->probing = 1;
-    wv_outbox_put(s, link, plain, len);
+    wv_outbox_put(s, link, 1, plain, len);
     wv_outbox_send(s);
     s->probing = 0;
     set_dont_fragment(s, 0);

@@ -16,13 +16,14 @@ void wv_deliver(void *context, struct iovec *iov, int n, size_t frame_len) {
 }
 
 /* Sends a record on to `destination` by `link`. */
-static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, uint64_t source, uint64_t destination,
-                  uint8_t flooded) {
+static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, uint8_t lane, uint64_t source,
+                  uint64_t destination, uint8_t flooded) {
     if (!r->hops) {
         WV_COUNT(s, drop_hop_limit);
         return;
     }
-    struct wv_way way = {.link = link, .source = source, .destination = destination, .hops = r->hops - 1, .flooded = flooded};
+    struct wv_way way = {.link = link, .source = source, .destination = destination, .hops = r->hops - 1, .quick = lane & 1,
+                         .flooded = flooded};
     WV_COUNT(s, relayed);
     wv_forward_record(s, &way, r);
 }
@@ -42,7 +43,7 @@ static int floods(const struct wv_shard *s, uint64_t source) {
 }
 
 /* A frame or slice for us: learns its source and floods it on if the tree says so. Returns 0 if it must be dropped. */
-static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *ethernet, uint64_t source) {
+static int admit(struct wv_shard *s, const struct wv_record *r, uint8_t lane, const uint8_t *ethernet, uint64_t source) {
     uint64_t to = wv_get48(ethernet), from = wv_get48(ethernet + 6);
     const uint64_t group = 1ull << 40;
     if (!(from & group)) {
@@ -59,7 +60,7 @@ static int admit(struct wv_shard *s, const struct wv_record *r, const uint8_t *e
         for (uint32_t i = 0; i < p->tree_len; i++) {
             struct wv_link *link = s->table->tree_links[p->tree + i];
             if (link)
-                relay(s, link, r, source, link->peer, 1);
+                relay(s, link, r, lane, source, link->peer, 1);
         }
     }
     return 1;
@@ -98,7 +99,7 @@ static int probe(struct wv_shard *s, struct wv_link *link, const struct wv_recor
     uint8_t answer[WV_RECORD + WV_PROBE_BODY];
     size_t head = wv_put_record(answer, sizeof answer, WV_KIND_PROBE_ANSWER, 0, 0, 0, NULL, WV_PROBE_BODY);
     memcpy(answer + head, r->body, WV_PROBE_BODY);
-    wv_outbox_put(s, link, answer, sizeof answer);
+    wv_outbox_put(s, link, 1, answer, sizeof answer);
     return 1;
 }
 
@@ -140,7 +141,7 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
     if (r->has_path && r->destination != s->engine->self) {
         const struct wv_peer *p = wv_table_peer(s->table, r->destination);
         if (p && p->next && p->next != link)
-            relay(s, p->next, r, source, r->destination, 0);
+            relay(s, p->next, r, lane, source, r->destination, 0);
         else
             WV_COUNT(s, drop_no_route);
         return 1;
@@ -162,7 +163,7 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
     }
     if (r->kind == WV_KIND_SLICE && wv_rebuild_continues(&s->rebuild, &slice, from_lane, source) && !floods(s, source))
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
-    else if (!admit(s, r, ethernet, source))
+    else if (!admit(s, r, lane, ethernet, source))
         return 1;
     else if (r->kind == WV_KIND_FRAME)
         wv_rebuild_frame(&s->rebuild, r);
@@ -297,13 +298,15 @@ void wv_receive_init(struct wv_rx *rx) {
     rx->slots = WV_RX_SLOTS_MIN;
 }
 
-void wv_receive_burst(struct wv_shard *s) {
-    struct wv_rx *rx = s->rx;
+static int take(struct wv_rx *rx, int fd) {
     for (uint32_t i = 0; i < rx->slots; i++) {
         rx->messages[i].msg_hdr.msg_namelen = sizeof rx->from[i].sa;
         rx->messages[i].msg_hdr.msg_controllen = sizeof rx->control[i].bytes;
     }
-    int n = recvmmsg(s->udp_fd, rx->messages, rx->slots, MSG_DONTWAIT, NULL);
+    return recvmmsg(fd, rx->messages, rx->slots, MSG_DONTWAIT, NULL);
+}
+
+static void handle(struct wv_shard *s, struct wv_rx *rx, int n) {
     size_t bytes = 0;
     for (int i = 0; i < n; i++) {
         struct msghdr *m = &rx->messages[i].msg_hdr;
@@ -325,4 +328,11 @@ void wv_receive_burst(struct wv_shard *s) {
         size_t fit = bytes ? (size_t)WV_BURST_BYTES * (size_t)n / bytes : WV_RX_SLOTS;
         rx->slots = fit < WV_RX_SLOTS_MIN ? WV_RX_SLOTS_MIN : fit < WV_RX_SLOTS ? (uint32_t)fit : WV_RX_SLOTS;
     }
+}
+
+void wv_receive_burst(struct wv_shard *s, int bulk) {
+    /* Bulk is taken first and handled last: what is quick and was sent before it can't come after it. */
+    int n = bulk ? take(s->rx, s->udp_fd) : 0;
+    handle(s, s->rx_quick, take(s->rx_quick, s->quick_fd));
+    handle(s, s->rx, n);
 }

@@ -19,7 +19,7 @@ uint64_t wv_now_us(void) {
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd) {
+struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd, int quick_fd) {
     struct wv_shard *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
@@ -28,28 +28,33 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     s->number = number;
     s->tap_fd = tap_fd;
     s->udp_fd = udp_fd;
+    s->quick_fd = quick_fd;
     s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    s->frame = malloc(frame);
     s->copy = malloc(frame);
     s->relay = malloc(WV_RX_BYTES);
     s->cut = malloc(frame);
     s->stage = malloc(2 * WV_FRAME_MAX);
     s->arena = malloc(WV_ARENA);
     s->rx = malloc(sizeof *s->rx);
+    s->rx_quick = malloc(sizeof *s->rx_quick);
     s->rebuild.sink = wv_deliver;
     s->rebuild.context = s;
     s->rebuild.uso = e->uso;
     atomic_store(&s->seen, UINT64_MAX);
     struct epoll_event tap = {.events = EPOLLIN, .data.fd = tap_fd}, udp = {.events = EPOLLIN, .data.fd = udp_fd},
+                       quick = {.events = EPOLLIN, .data.fd = quick_fd},
                        wake = {.events = EPOLLIN, .data.fd = s->wake_fd};
-    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->frame || !s->copy || !s->relay || !s->cut || wv_parts_init(&s->parts) < 0 || !s->stage || !s->arena || !s->rx ||
-        epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, tap_fd, &tap) || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, udp_fd, &udp) ||
+    int parts = wv_parts_init(&s->parts), backlog = wv_backlog_init(&s->backlog);
+    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->copy || !s->relay || !s->cut || parts < 0 || backlog < 0 || !s->stage ||
+        !s->arena || !s->rx || !s->rx_quick || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, tap_fd, &tap) ||
+        epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, quick_fd, &quick) || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, udp_fd, &udp) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake)) {
         wv_shard_free(s);
         return NULL;
     }
     wv_receive_init(s->rx);
+    wv_receive_init(s->rx_quick);
     return s;
 }
 
@@ -60,7 +65,6 @@ void wv_shard_free(struct wv_shard *s) {
         close(s->wake_fd);
     if (s->epoll_fd >= 0)
         close(s->epoll_fd);
-    free(s->frame);
     free(s->copy);
     free(s->relay);
     free(s->cut);
@@ -68,6 +72,8 @@ void wv_shard_free(struct wv_shard *s) {
     wv_parts_free(&s->parts);
     free(s->arena);
     free(s->rx);
+    free(s->rx_quick);
+    wv_backlog_free(&s->backlog);
     free(s);
 }
 
@@ -109,7 +115,7 @@ static void send_heartbeat(struct wv_shard *s, const struct wv_command *h) {
     wv_put64(plain + head + 12, echo);
     if (h->token)
         wv_put64(plain + head + WV_HEARTBEAT_BODY, h->token);
-    wv_outbox_put(s, link, plain, head + len);
+    wv_outbox_put(s, link, 1, plain, head + len);
 }
 
 static void send_probe(struct wv_shard *s, const struct wv_command *c) {
@@ -161,14 +167,16 @@ void *wv_shard_run(void *context) {
     struct wv_engine *e = s->engine;
     while (!atomic_load_explicit(&e->stopping, memory_order_relaxed)) {
         struct epoll_event events[4];
-        int lost = s->tap_lost, tap = 0, udp = 0;
+        int lost = s->tap_lost, waiting = s->backlog.count > 0, tap = waiting, udp = 0, bulk = 0;
         atomic_store(&s->seen, UINT64_MAX);
-        int n = epoll_wait(s->epoll_fd, events, 4, lost ? 200 : -1);
+        int n = epoll_wait(s->epoll_fd, events, 4, waiting ? 0 : lost ? 200 : -1);
         take_tables(s);
         for (int i = 0; i < n; i++) {
             if (events[i].data.fd == s->wake_fd)
                 run_commands(s);
             else if (events[i].data.fd == s->udp_fd)
+                udp = bulk = 1;
+            else if (events[i].data.fd == s->quick_fd)
                 udp = 1;
             else
                 tap = 1;
@@ -181,7 +189,7 @@ void *wv_shard_run(void *context) {
         /* One burst each way, and then all three are looked at again: a TAP that never runs dry must keep neither
          * datagrams nor heartbeats waiting. Receiving first: it frees memory, and answers are what senders wait for. */
         if (udp)
-            wv_receive_burst(s);
+            wv_receive_burst(s, bulk);
         if (tap)
             wv_capture_burst(s);
         wv_outbox_flush(s);

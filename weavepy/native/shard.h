@@ -1,4 +1,7 @@
-/* One shard: a thread with a TAP queue, a UDP socket, a sending lane, and the buffers for a burst each way. */
+/* One shard: a thread with a TAP queue, a UDP socket and a sending lane for bulk and one of each for what is quick, and the
+ * buffers for a burst each way.
+ *
+ * A frame is quick unless its flow has sent much lately. What is quick overtakes bulk at both ends, never its own flow. */
 #ifndef WV_SHARD_H
 #define WV_SHARD_H
 
@@ -6,6 +9,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include "backlog.h"
 #include "engine.h"
 #include "parts.h"
 #include "rebuild.h"
@@ -20,7 +24,7 @@ enum {
     WV_TRAIN_SEGMENTS = 64,     /* UDP_SEGMENT takes no more before Linux 6.9 */
     WV_TRAIN_BYTES = 65000,     /* one UDP send, with room for IPv6 */
     WV_DATAGRAM_MAX = 65507,
-    WV_RX_SLOTS_MIN = 8,        /* messages taken at once when they are whole trains, */
+    WV_RX_SLOTS_MIN = 4,        /* messages taken at once when they are whole trains, */
     WV_RX_SLOTS = 64,           /* and when the kernel hands datagrams over singly: a super-frame of them and more */
     WV_RX_BYTES = 65536,
 };
@@ -29,7 +33,7 @@ enum {
 struct wv_train {
     struct wv_link *link;
     uint32_t at, len, segment, count;
-    int closed;
+    int closed, quick; /* the far kernel chooses a socket by a train's first datagram */
 };
 
 /* Where recvmmsg puts what it takes. Only the pages that are written to are there. */
@@ -47,21 +51,23 @@ struct wv_rx {
 
 struct wv_shard {
     struct wv_engine *engine;
-    int number, tap_fd, udp_fd, wake_fd, epoll_fd, running, tap_lost;
+    int number, tap_fd, udp_fd, quick_fd, wake_fd, epoll_fd, running, tap_lost;
     pthread_t thread;
     _Atomic uint64_t seen; /* generation whose pointers this shard may hold; UINT64_MAX while it sleeps */
     uint32_t now_ms, superframe;
     const struct wv_table *table; /* for one burst */
     _Atomic uint64_t counters[WV_C_COUNT]; /* one writer */
 
-    uint8_t *frame;   /* WV_HEADROOM, then one captured frame */
+    struct wv_backlog backlog;
+    struct wv_flows flows;
     uint8_t *copy;    /* the same, for frames that go to several links */
     uint8_t *relay;   /* one record that is sent on */
     uint8_t *cut;     /* one datagram of a super-frame that no slice can carry */
     uint8_t *stage;   /* records of small frames for stage_link */
     uint8_t *arena;   /* sealed datagrams */
-    struct wv_rx *rx;
+    struct wv_rx *rx, *rx_quick;
     struct wv_link *stage_link;
+    int stage_quick;
     size_t stage_len, arena_len;
     struct wv_train trains[WV_MESSAGES];
     uint32_t trains_n;
@@ -71,7 +77,7 @@ struct wv_shard {
     int probing;               /* the next send is a probe: a refusal is an answer */
 };
 
-struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd);
+struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd, int quick_fd);
 void wv_shard_free(struct wv_shard *s);
 void *wv_shard_run(void *shard); /* the thread */
 
@@ -84,7 +90,7 @@ static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n)
 int wv_post_event(struct wv_shard *s, const struct wv_event *event); /* 0: no room, and counted */
 
 /* outbox.c: sealing and sending */
-void wv_outbox_put(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
+void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const uint8_t *plain, size_t len);
 /* Adds a frame record that fits the link's room to the datagram that is being filled for it. */
 struct wv_way;
 void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
@@ -99,6 +105,7 @@ struct wv_way {
     struct wv_link *link;
     uint64_t source, destination; /* 0: no path, the link's ends say it all */
     uint8_t hops;
+    uint8_t quick;   /* which of the shard's lanes */
     uint8_t flooded; /* one of several copies: its sender isn't told when it doesn't fit */
 };
 void wv_forward_frame(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
@@ -112,7 +119,7 @@ void wv_capture_burst(struct wv_shard *s);
 
 /* receive.c: links to TAP */
 void wv_receive_init(struct wv_rx *rx);
-void wv_receive_burst(struct wv_shard *s);
+void wv_receive_burst(struct wv_shard *s, int bulk); /* bulk: its socket is readable too */
 void wv_deliver(void *shard, struct iovec *iov, int n, size_t frame_len); /* a wv_frame_sink */
 
 #endif

@@ -38,6 +38,7 @@ enum {
     WV_IP_MAX = 65535,
     WV_UDP_SEGMENTS_MAX = 128, /* Linux sends no more in one UDP super-frame */
     WV_LANES_MAX = 16,
+    WV_LANES_PER_SHARD = 2, /* lane 2n of shard n: bulk; 2n + 1: quick */
     WV_SLOTS = 4096, /* link table; the low 12 bits of an index */
 };
 

@@ -1,8 +1,9 @@
-"""UDP sockets for the engine: one per shard on one port, steered by lane.
+"""UDP sockets for the engine: two per shard on one port, steered by lane.
 
 Rules of this file. The sockets let the kernel fragment what doesn't fit, are close-on-exec and non-blocking.
-With several shards the kernel picks the socket by the lane octet, so that a lane's replay window stays with
-one thread; datagrams whose first octet is even belong to the first shard.
+The kernel picks the socket by the lane octet, so that a lane's replay window stays with one thread, and what is
+quick doesn't queue behind bulk; datagrams whose first octet is even belong to the first socket. The thing people
+get wrong: sockets that share a port share it with a second router too, so the first one is bound alone.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import errno
 import socket
 import struct
 
+from weavepy import limits
 from weavepy.errors import LocalError
 
 SO_ATTACH_REUSEPORT_CBPF = 51
@@ -25,23 +27,26 @@ SEND_BUFFER_BYTES = 2 << 20
 
 
 def open_data_sockets(host: str | None, port: int, shards: int) -> list[int]:
-    """Opens `shards` UDP sockets on `port` and returns their descriptors, which the caller owns.
+    """Opens the UDP sockets of `shards` on `port` and returns their descriptors, which the caller owns.
 
+    First come the shards' sockets for bulk (even) lanes, then those for quick (odd) ones.
     `host` None means every address, IPv4 and IPv6 on one socket where the host has IPv6. Raises LocalError
     when the port is taken or the address isn't here.
     """
     family, address = _bind_address(host)
     sockets: list[socket.socket] = []
     try:
-        for _ in range(shards):
+        for number in range(limits.LANES_PER_SHARD * shards):
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             sockets.append(sock)
             _tune(sock, family, dual=host is None)
-            if shards > 1:
+            if number > 0:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((address, port))
-        if shards > 1:
-            _steer_by_lane(sockets[0], shards)
+            if number == 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                port = sock.getsockname()[1]
+        _steer_by_lane(sockets[0], shards)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -78,16 +83,23 @@ def _tune(sock: socket.socket, family: socket.AddressFamily, *, dual: bool) -> N
 
 
 def _steer_by_lane(sock: socket.socket, shards: int) -> None:
-    """Attaches: return (first octet is odd) ? lane octet % shards : 0. The program sees the UDP payload."""
-    load_byte, and_k, jump_equal, mod_k, return_a, return_k = 0x30, 0x54, 0x15, 0x94, 0x16, 0x06
+    """Attaches: first octet odd ? lane / 2 % shards + lane % 2 * shards : 0. It sees the UDP payload."""
+    load_byte, and_k, jump_equal, return_a, return_k = 0x30, 0x54, 0x15, 0x16, 0x06
+    shift_right_k, mod_k, mul_k, add_x, a_to_x = 0x74, 0x94, 0x24, 0x0C, 0x07
     program = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in (
             (load_byte, 0, 0, 0),
             (and_k, 0, 0, 1),
-            (jump_equal, 3, 0, 0),
+            (jump_equal, 9, 0, 0),
             (load_byte, 0, 0, 1),
+            (shift_right_k, 0, 0, 1),
             (mod_k, 0, 0, shards),
+            (a_to_x, 0, 0, 0),
+            (load_byte, 0, 0, 1),
+            (and_k, 0, 0, 1),
+            (mul_k, 0, 0, shards),
+            (add_x, 0, 0, 0),
             (return_a, 0, 0, 0),
             (return_k, 0, 0, 0),
         )

@@ -60,8 +60,8 @@ class LaunchOptions:
             raise UsageError(
                 f"--conn-limit {self.conn_limit}: 1 to {limits.LINKS_MAX - 1}, or 0 for the most"
             )
-        if not 1 <= self.shards <= limits.LANES_MAX:
-            raise UsageError(f"--shards {self.shards}: 1 to {limits.LANES_MAX} work")
+        if not 1 <= self.shards <= limits.SHARDS_MAX:
+            raise UsageError(f"--shards {self.shards}: 1 to {limits.SHARDS_MAX} work")
         if self.log_level not in LOG_LEVELS:
             raise UsageError(f"--log-level {self.log_level}: choose {', '.join(LOG_LEVELS)}")
         if self.rekey_interval < 1:

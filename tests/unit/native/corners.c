@@ -50,10 +50,10 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags) {
 }
 
 static struct wv_engine *new_engine(int clear) {
-    int taps[2], udp = socket(AF_INET, SOCK_DGRAM, 0);
-    if (udp < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, taps))
+    int taps[2], udp[2] = {socket(AF_INET, SOCK_DGRAM, 0), socket(AF_INET, SOCK_DGRAM, 0)};
+    if (udp[0] < 0 || udp[1] < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, taps))
         return NULL;
-    struct wv_engine *e = wv_engine_new(1, taps, &udp, 1, 1, 1, 1);
+    struct wv_engine *e = wv_engine_new(1, taps, udp, 1, 1, 1, 1);
     struct wv_address remote = {.len = sizeof(struct sockaddr_in)}, none = {0};
     remote.sa.ss_family = AF_INET;
     if (e && (wv_engine_link_add(e, INDEX, PEER, clear) || wv_engine_link_remote(e, INDEX, 1, &remote, &none, 1500)))
@@ -62,8 +62,8 @@ static struct wv_engine *new_engine(int clear) {
 }
 
 static int give_key(struct wv_engine *e, uint64_t epoch) {
-    uint8_t key[32] = {(uint8_t)epoch};
-    return wv_engine_key_tx(e, INDEX, wv_tx_key_new(&wv_openssl_chacha, epoch, 1, key));
+    uint8_t key[32 * WV_LANES_PER_SHARD] = {(uint8_t)epoch};
+    return wv_engine_key_tx(e, INDEX, wv_tx_key_new(&wv_openssl_chacha, epoch, WV_LANES_PER_SHARD, key));
 }
 
 /* Clear mode has no keys that wear out, and nobody who would bring new ones. */
@@ -102,11 +102,11 @@ static int worn_is_heard(void) {
     while (wv_post_event(e->shards[0], &event)) {
     }
     atomic_load(&link->tx)->lane[0].blocks = WV_BLOCKS_WORN;
-    wv_outbox_put(e->shards[0], link, plain, sizeof plain);
+    wv_outbox_put(e->shards[0], link, 0, plain, sizeof plain);
     while (wv_engine_next_event(e, &event))
         HOLDS(event.kind == WV_EVENT_HEARTBEAT);
     for (int i = 0; i < 3; i++)
-        wv_outbox_put(e->shards[0], link, plain, sizeof plain);
+        wv_outbox_put(e->shards[0], link, 0, plain, sizeof plain);
     HOLDS(wv_engine_next_event(e, &event) && event.kind == WV_EVENT_WORN && event.index == INDEX);
     HOLDS(!wv_engine_next_event(e, &event));
     wv_outbox_flush(e->shards[0]);
@@ -123,13 +123,13 @@ static int one_step_for_one_send(void) {
     segment_max = 1450 - 28;
     singles = trains = 0;
     for (int i = 0; i < 4 * WV_TRAIN_SEGMENTS; i++)
-        wv_outbox_put(e->shards[0], link, plain, sizeof plain);
+        wv_outbox_put(e->shards[0], link, 0, plain, sizeof plain);
     wv_outbox_flush(e->shards[0]);
     HOLDS(atomic_load(&link->path_mtu) == 1400);
     HOLDS(singles == 4 * WV_TRAIN_SEGMENTS && trains == 0);
     size_t room = atomic_load(&link->room);
     for (int i = 0; i < 2 * WV_TRAIN_SEGMENTS; i++)
-        wv_outbox_put(e->shards[0], link, plain, room);
+        wv_outbox_put(e->shards[0], link, 0, plain, room);
     wv_outbox_flush(e->shards[0]);
     HOLDS(atomic_load(&link->path_mtu) == 1400);
     HOLDS(trains > 0);
@@ -137,6 +137,44 @@ static int one_step_for_one_send(void) {
     return 0;
 }
 
+/* A flow is quick up to WV_QUICK_BYTES in a tick, and stays bulk until WV_BULK_MS after its last bulk. */
+static int flows_are_told_apart(void) {
+    static struct wv_flows flows;
+    const struct wv_vnet small = {0}, large = {.gso_type = WV_GSO_TCPV4};
+    uint8_t frame[1014] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5}, other[60];
+    memcpy(other, frame, sizeof other);
+    other[5] = 3;
+    uint32_t now = UINT32_MAX - 10; /* the clock wraps in the midst of it */
+    for (int i = 0; i < WV_QUICK_BYTES / 1014; i++)
+        HOLDS(!wv_flows_bulk(&flows, &small, frame, sizeof frame, now));
+    HOLDS(wv_flows_bulk(&flows, &small, frame, sizeof frame, now));
+    HOLDS(!wv_flows_bulk(&flows, &small, other, sizeof other, now));
+    HOLDS(wv_flows_bulk(&flows, &small, frame, sizeof frame, now + WV_BULK_MS - 1));
+    HOLDS(!wv_flows_bulk(&flows, &small, frame, sizeof frame, now + WV_BULK_MS));
+    HOLDS(wv_flows_bulk(&flows, &large, frame, sizeof frame, now + WV_BULK_MS));
+    HOLDS(wv_flows_bulk(&flows, &small, frame, sizeof frame, now + 2 * WV_BULK_MS - 1));
+    HOLDS(!wv_flows_bulk(&flows, &small, frame, sizeof frame, now + 2 * WV_BULK_MS));
+    return 0;
+}
+
+/* First in, first out, with room for WV_BACKLOG and headroom before each, round and round. */
+static int the_backlog_is_a_queue(void) {
+    struct wv_backlog b;
+    size_t len;
+    HOLDS(wv_backlog_init(&b) == 0);
+    for (uint32_t in = 0, out = 0; out < 3 * WV_BACKLOG; out++) {
+        for (uint8_t *at; (at = wv_backlog_room(&b)); in++) {
+            memset(at - WV_HEADROOM, (int)(in & 0xff), WV_SLOT);
+            wv_backlog_push(&b, 100 + in);
+        }
+        HOLDS(b.count == WV_BACKLOG);
+        uint8_t *at = wv_backlog_pop(&b, &len);
+        HOLDS(len == 100 + out && at[0] == (out & 0xff) && at[-WV_HEADROOM] == (out & 0xff));
+    }
+    wv_backlog_free(&b);
+    return 0;
+}
+
 int main(void) {
-    return clear_mode_has_no_end() || a_sealing_key_has_one() || worn_is_heard() || one_step_for_one_send();
+    return flows_are_told_apart() || the_backlog_is_a_queue() || clear_mode_has_no_end() || a_sealing_key_has_one() || worn_is_heard() || one_step_for_one_send();
 }
