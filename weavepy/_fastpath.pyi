@@ -1,5 +1,9 @@
 """Types of the compiled data path. See docs/protocol.md for the bytes and native/ for the code."""
 
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
+
 CIPHERS: tuple[str, ...]
 """Ciphers usable on this machine, best first: "aes-256-gcm" (only with AES hardware), "chacha20-poly1305"."""
 BACKENDS: dict[str, str]
@@ -56,6 +60,32 @@ def too_big(frame: bytes, fits: int) -> bytes | None:
 
 def unpack(plaintexts: list[bytes], uso: bool = True) -> list[tuple[bytes, bytes]]:
     """Rebuilds what a shard would write to the TAP: (virtio_net_hdr, frame) each. Raises WireError on bad records."""
+
+def gob_pairs(
+    data: bytes,
+    at: int,
+    then: int,
+    struct_type: int,
+    kinds: bytes,
+    text_max: int,
+    other_type: int,
+    pairs_max: int,
+) -> tuple[list[tuple[Any, ...]], int]:
+    """Splits a gob stream whose values are a flat struct and something else, in turn; the latter is passed unread.
+
+    Returns (fields of the struct, position of the other message) each, and where it stopped: at the end, after
+    `pairs_max` pairs, or before the first pair that is malformed or of another shape. The first pair's messages are at
+    `at` and `then`, the others follow without definitions. `kinds` has one letter per field: m, six octets of a number
+    that isn't 0; t, text of at most `text_max` octets; u and h, numbers of 64 and 16 bits; b, a truth value.
+    """
+
+def gob_rows(
+    data: bytes, at: int, slice_type: int, kinds: bytes, text_max: int, rows_max: int, row: type[_Row]
+) -> tuple[_Row, ...] | None:
+    """Reads the message at `at`, a slice of flat structs; None if it is malformed, longer, or of another shape.
+
+    `row` is a named tuple with the fields of `kinds`.
+    """
 
 class Engine:
     """The shards. Every method may be called from one thread only; none of them blocks on the network."""

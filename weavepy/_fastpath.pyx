@@ -5,6 +5,9 @@ Rules of this file. It holds no protocol logic: it checks what Python hands over
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -12,6 +15,9 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport read
 
 from weavepy.errors import LocalError, WireError
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type kind, Py_ssize_t items)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum: AF_INET, AF_INET6
@@ -100,6 +106,19 @@ cdef extern from "mactable.h" nogil:
     uint32_t wv_mac_forget_peer(wv_mactable *t, uint64_t peer)
     uint32_t wv_mac_expire(wv_mactable *t, uint32_t now_ms, uint32_t max_age_ms)
     uint32_t wv_mac_entries(wv_mactable *t, wv_mac_entry *out, uint32_t cap)
+
+cdef extern from "gob.h" nogil:
+    enum: WV_GOB_FIELDS
+    struct wv_gob:
+        const uint8_t *at
+        const uint8_t *end
+    struct wv_gob_field:
+        uint64_t number
+        const uint8_t *octets
+        size_t len
+    int wv_gob_uint(wv_gob *g, uint64_t *number)
+    int wv_gob_value(wv_gob *g, uint64_t type, int dummy, wv_gob *body)
+    int wv_gob_struct(wv_gob *g, uint32_t octets, unsigned n, wv_gob_field *fields)
 
 cdef extern from "frame.h" nogil:
     struct wv_headers:
@@ -575,6 +594,123 @@ def unpack(list plaintexts, bint uso=True):
             free(memory[i])
         free(memory)
         wv_parts_free(&parts)
+
+
+cdef int gob_octets_of(bytes kinds, uint32_t *octets) except -1:
+    """Notes which fields are octets; the letters of `kinds` are explained at `gob_fields`."""
+    cdef Py_ssize_t i
+    if len(kinds) > WV_GOB_FIELDS or kinds.strip(b"mtuhb"):
+        raise ValueError("kinds of gob fields")
+    octets[0] = 0
+    for i in range(len(kinds)):
+        if kinds[i] == c"m" or kinds[i] == c"t":
+            octets[0] |= 1u << i
+    return 0
+
+
+cdef int gob_fields(const wv_gob_field *fields, const char *kinds, Py_ssize_t n, size_t text_max, tuple out) except -1:
+    """Fills `out`, 1 if it holds them all, 0 for a field that its kind doesn't allow.
+
+    m: six octets that make a number which isn't 0; t: text of at most `text_max` octets; u, h: numbers of 64 and 16
+    bits; b: a truth value.
+    """
+    cdef const wv_gob_field *f
+    cdef uint64_t number
+    cdef Py_ssize_t i
+    cdef int j
+    cdef object value
+    for i in range(n):
+        f = &fields[i]
+        number = f.number
+        if kinds[i] == c"m":
+            if f.len != 6:
+                return 0
+            number = 0
+            for j in range(6):
+                number = number << 8 | f.octets[j]
+            if number == 0:
+                return 0
+            value = number
+        elif kinds[i] == c"t":
+            if f.len > text_max:
+                return 0
+            value = PyUnicode_DecodeUTF8(<const char *>f.octets, f.len, "replace") if f.len else ""
+        elif kinds[i] == c"b":
+            value = number != 0
+        else:
+            if kinds[i] == c"h" and number > 65535:
+                return 0
+            value = number
+        Py_INCREF(value)
+        PyTuple_SET_ITEM(out, i, value)
+    return 1
+
+
+def gob_pairs(
+    bytes data, Py_ssize_t at, Py_ssize_t then, uint64_t struct_type, bytes kinds, size_t text_max,
+    uint64_t other_type, Py_ssize_t pairs_max,
+):
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t n = len(kinds), size = len(data), second
+    cdef wv_gob g, body
+    cdef wv_gob_field fields[WV_GOB_FIELDS]
+    cdef uint32_t octets
+    cdef tuple row
+    cdef list rows = []
+    cdef object position
+    gob_octets_of(kinds, &octets)
+    if not 0 <= at <= then <= size:
+        raise ValueError("positions outside the stream")
+    g.at, g.end = start + at, start + size
+    while g.at < g.end and len(rows) < pairs_max:
+        if wv_gob_value(&g, struct_type, 0, &body) < 0 or wv_gob_struct(&body, octets, n, fields) < 0:
+            break
+        if body.at != body.end:
+            break
+        second = then if at <= then else g.at - start
+        if second < g.at - start:
+            break
+        g.at = start + second
+        if wv_gob_value(&g, other_type, 1, &body) < 0:
+            break
+        row = PyTuple_New(n + 1)
+        if not gob_fields(fields, PyBytes_AS_STRING(kinds), n, text_max, row):
+            break
+        position = second
+        Py_INCREF(position)
+        PyTuple_SET_ITEM(row, n, position)
+        rows.append(row)
+        at = g.at - start
+    return rows, at
+
+
+def gob_rows(bytes data, Py_ssize_t at, uint64_t slice_type, bytes kinds, size_t text_max, uint64_t rows_max, type row):
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t n = len(kinds), size = len(data)
+    cdef wv_gob g, body
+    cdef wv_gob_field fields[WV_GOB_FIELDS]
+    cdef uint32_t octets
+    cdef uint64_t count, i
+    cdef tuple rows, one
+    gob_octets_of(kinds, &octets)
+    if not 0 <= at <= size or not issubclass(row, tuple):
+        raise ValueError("a position outside the stream, or rows that are no tuples")
+    g.at, g.end = start + at, start + size
+    if wv_gob_value(&g, slice_type, 1, &body) < 0 or wv_gob_uint(&body, &count) < 0:
+        return None
+    if count > rows_max or count > <uint64_t>(body.end - body.at):
+        return None
+    rows = PyTuple_New(count)
+    for i in range(count):
+        if wv_gob_struct(&body, octets, n, fields) < 0:
+            return None
+        # As `row.__new__` makes it, only without the detour over an iterable.
+        one = <tuple>PyType_GenericAlloc(row, n)
+        if not gob_fields(fields, PyBytes_AS_STRING(kinds), n, text_max, one):
+            return None
+        Py_INCREF(one)
+        PyTuple_SET_ITEM(rows, i, one)
+    return rows if body.at == body.end else None
 
 
 cdef int parse_address(wv_address *out, int family, str host, int port) except -1:

@@ -238,7 +238,9 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
     ):
         loop.set_default_executor(workers)
         entropy = random.SystemRandom()
-        router = Router(_router_config(settings), uid=entropy.getrandbits(64), entropy=entropy)
+        router = Router(
+            _router_config(settings), uid=entropy.getrandbits(64), entropy=entropy, scanner=_fastpath
+        )
         data_plane = DataPlane(host.engine)
         shell: Shell
         targets = Targets(_Connector(lambda event: shell.handle(event), router.targets))

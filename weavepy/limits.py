@@ -24,6 +24,9 @@ SEND_BACKLOG_BYTES_MAX: Final = 32 * 1024 * 1024  # a neighbour this far behind 
 
 # Gossip and topology.
 GOSSIP_INTERVAL_S: Final = 30.0
+GOSSIP_PAYLOAD_BYTES: Final = 128 * 1024  # larger news go in several messages: 14 peers of a mesh of 300 each
+GOSSIP_TURN_BYTES: Final = 128 * 1024  # encoded and sealed at once, 0.3 to 4 ms; what is left waits,
+GOSSIP_TURN_S: Final = 0.002  # so long
 TOPOLOGY_DEFER_S: Final = 1.0  # own changes are gathered this long before they are published
 ESTABLISHED_DEFER_S: Final = 0.05  # a link that came up is published sooner: frames wait for it
 ROUTES_DEFER_S: Final = 0.1  # recalculation of routes is gathered this long
@@ -51,6 +54,7 @@ DIAL_INTERVAL_KEEN_S: Final = 1.0  # for a peer that was lost lately: a healed p
 DIAL_KEEN_S: Final = 600.0  # "lately"
 DIAL_STABLE_S: Final = 60.0  # a connection that lived this long is redialled at once
 TARGETS_MAX: Final = 4096
+DISCOVERED_MAX: Final = 4 * TARGETS_MAX  # addresses that we have heard of and may come to dial
 REMEMBERED_MAX: Final = 64  # addresses of peers that a host which lost them all, or restarts, looks for
 
 # The fastpath overlay.

@@ -64,6 +64,7 @@ from weavepy.wire.features import Features
 from weavepy.wire.messages import Broadcast, Gossip, Message, OverlayControl, Unicast
 from weavepy.wire.peername import format_peer_name
 from weavepy.wire.topology import ConnectionSummary, PeerRecord
+from weavepy.wire.topologynews import Scanner
 
 __all__ = ["NEIGHBOURS_KEY", "PROTOCOL_VERSION", "TARGETS_KEY", "Router", "RouterConfig"]
 
@@ -78,11 +79,14 @@ _STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
 class Router:
     """One host's control plane. `uid` tells this run of the router from earlier ones and isn't 0."""
 
-    def __init__(self, config: RouterConfig, *, uid: int, entropy: Entropy) -> None:
+    def __init__(
+        self, config: RouterConfig, *, uid: int, entropy: Entropy, scanner: Scanner | None = None
+    ) -> None:
+        """`scanner` makes short work of gossip; without one everything is decoded."""
         self._config = config
         own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
         self._topology = Topology(own, entropy)
-        self._topology_channel = TopologyChannel(self._topology)
+        self._topology_channel = TopologyChannel(self._topology, scanner)
         self._routes = Routes(config.name)
         self._gossip = Gossiper(config.name, self._fresh_routes, entropy)
         self._gossip.add_channel(self._topology_channel)
@@ -164,7 +168,7 @@ class Router:
 
     def handle_timer(self, now: float) -> list[Effect]:
         """Does what is due by `now` and returns what is to be done, in order."""
-        for session in list(self._sessions.by_conn.values()):
+        for session in self._sessions.take_due(now):
             with self._containing(session, now):
                 if session.connection.next_timer() <= now:
                     self._send_bytes(session, session.connection.handle_timer(now))
@@ -193,8 +197,9 @@ class Router:
             self._collect_at,
             self._dialler.next_timer(),
             self._gossip.next_timer(),
+            self._sessions.next_timer(),
         )
-        return min((at for at in (*own, *self._sessions.timers()) if at is not None), default=None)
+        return min((at for at in own if at is not None), default=None)
 
     # ---- connections
 
@@ -216,6 +221,7 @@ class Router:
     def _open(self, event: Accepted | Connected, dialled: Address | None, now: float) -> None:
         session = self._sessions.open(event, dialled, self._topology.own, now)
         self._send_bytes(session, session.connection.start())
+        self._sessions.reset_timer(session)
 
     def _receive(self, session: Session, data: bytes, now: float) -> None:
         with self._containing(session, now):
@@ -349,6 +355,8 @@ class Router:
             yield
         except (RemoteProtocolError, WireError) as error:
             self._end(session, str(error), now)
+        finally:
+            self._sessions.reset_timer(session)
 
     # ---- links
 
@@ -359,6 +367,7 @@ class Router:
         session, link = found
         pending = link.established_at is None
         self._perform(session, link.handle(event, now))
+        self._sessions.reset_timer(session)
         if pending and link.established_at is not None and session.peer is not None:
             self._topology.establish(session.peer)
             self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)

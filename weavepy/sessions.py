@@ -1,4 +1,4 @@
-"""The control connections of one router with what belongs to each: found by connection, by peer and by link.
+"""The control connections of one router with what belongs to each: found by connection, by peer, by link, by timer.
 
 Rules of this file. A session is in `by_conn` from its first byte to its end, and in `by_peer` and `by_link` from
 when its peer is accepted; `remove` takes it out of all three at once. Nothing is decided here and nothing is sent.
@@ -6,6 +6,8 @@ The thing people get wrong: until a session is registered it has neither peer no
 done.
 """
 
+import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -53,6 +55,12 @@ class Session:
     dialled: Address | None
     peer: PeerName | None = None
     link: Link | None = None
+    wakes_at: float = math.inf  # its entry in the queue of timers
+
+    def next_timer(self) -> float:
+        """Returns when the connection or the link is due."""
+        due = self.connection.next_timer()
+        return due if self.link is None else min(due, self.link.next_timer())
 
     @property
     def state(self) -> str:
@@ -79,6 +87,8 @@ class Sessions:
         self.by_conn: dict[ConnId, Session] = {}
         self.by_peer: dict[PeerName, Session] = {}
         self.by_link: dict[int, Session] = {}
+        self._timers: list[tuple[float, int, Session]] = []  # a heap
+        self._timer_entries = 0  # ever made, which orders those of one instant
 
     def open(
         self, event: Accepted | Connected, dialled: Address | None, own: PeerRecord, now: float
@@ -150,6 +160,7 @@ class Sessions:
         """Forgets `session`; False if that was done before."""
         if self.by_conn.pop(session.connection.conn, None) is None:
             return False
+        session.wakes_at = math.inf
         if session.peer is not None and session.link is not None:
             del self.by_link[session.link.index]
             del self.by_peer[session.peer]
@@ -179,10 +190,40 @@ class Sessions:
             if session.state == "established"
         ]
 
-    def timers(self) -> list[float]:
-        """Returns when each connection and each link is due."""
-        times = [session.connection.next_timer() for session in self.by_conn.values()]
-        return times + [s.link.next_timer() for s in self.by_link.values() if s.link is not None]
+    def reset_timer(self, session: Session) -> None:
+        """Notes when `session` is due. To be called after everything that may make that sooner."""
+        due = session.next_timer()
+        if due < session.wakes_at and session.connection.conn in self.by_conn:
+            self._enter(session, due)
+
+    def next_timer(self) -> float | None:
+        """Returns when the first session is due."""
+        timers = self._timers
+        while timers:
+            at, _, session = timers[0]
+            if session.wakes_at == at:
+                due = session.next_timer()
+                if due <= at:
+                    return at
+                heapq.heappop(timers)  # put off; noticed only when it would have gone off
+                self._enter(session, due)
+            else:
+                heapq.heappop(timers)
+        return None
+
+    def take_due(self, now: float) -> list[Session]:
+        """Returns the sessions that are due, each once; their timers are to be reset."""
+        found = []
+        while (at := self.next_timer()) is not None and at <= now:
+            _, _, session = heapq.heappop(self._timers)
+            session.wakes_at = math.inf
+            found.append(session)
+        return found
+
+    def _enter(self, session: Session, due: float) -> None:
+        session.wakes_at = due
+        self._timer_entries += 1
+        heapq.heappush(self._timers, (due, self._timer_entries, session))
 
     # ---- what the operator asks
 

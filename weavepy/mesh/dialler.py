@@ -9,14 +9,13 @@ port, so "are we connected to this target?" is answered by the name of the peer 
 time, not by the address alone.
 """
 
-import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import lru_cache
 
 from weavepy import limits
 from weavepy.events import Address, Entropy, PeerName
+from weavepy.mesh.discovery import Discovery
 from weavepy.wire.topology import PeerRecord
 
 _BACKOFF_FACTOR = 1.5
@@ -69,15 +68,16 @@ class Dialler:
     """The targets of one router. Whoever uses it calls `due` after every change and at `next_timer`."""
 
     def __init__(self, own: PeerName, *, port: int, discovery: bool, limit: int, entropy: Entropy) -> None:
-        self._own = own
         self._port = port
-        self._discovery = discovery
+        self._discovery = Discovery(own, port=port) if discovery else None
         self._limit = limit
         self._entropy = entropy
         self._direct: dict[str, Address] = {}  # as typed -> port 0 if none was given
         self._remembered: tuple[Address, ...] = ()  # the neighbours when we last had any
         self._forgotten: set[Address] = set()  # what the operator doesn't want dialled
         self._targets: dict[Address, _Target] = {}
+        self._next_timer: float | None = None
+        self._timer_stale = False  # targets have changed since that was worked out
         self._full = False  # no room for another attempt: no timer helps, only a connection that ends
         self._limited = False  # not even if all attempts under way came to nothing
 
@@ -92,6 +92,7 @@ class Dialler:
         """
         if replace:
             self.forget(list(self._direct))
+        self._timer_stale = True
         for typed, address in addresses:
             self._direct[typed] = address
             self._forgotten.discard(self._with_port(address))
@@ -114,7 +115,7 @@ class Dialler:
         A restarted host finds the network again by them, even if it only ever was dialled.
         """
         wanted = sorted(set(addresses) - self._forgotten, key=str)[: limits.REMEMBERED_MAX]
-        if not self._discovery or not wanted or tuple(wanted) == self._remembered:
+        if self._discovery is None or not wanted or tuple(wanted) == self._remembered:
             return None
         self._remembered = tuple(wanted)
         return self._remembered
@@ -134,6 +135,7 @@ class Dialler:
         self, now: float, live: Collection[LiveConnection], records: Mapping[PeerName, PeerRecord]
     ) -> list[Address]:
         """Returns the addresses to dial now; each counts as being attempted from here on."""
+        self._timer_stale = True
         valid = self._valid(live, records)
         direct = {self._with_port(address) for address in self._direct.values()}
         for address in valid:
@@ -169,6 +171,7 @@ class Dialler:
     def connected(self, address: Address, peer: PeerName) -> None:
         """Notes that the connection dialled to `address` is registered as one to `peer`."""
         target = self._targets.get(address)
+        self._timer_stale = True
         if target is not None:
             target.state = _State.CONNECTED
             target.last_error = None
@@ -182,6 +185,7 @@ class Dialler:
         `peer` is who answered there, `never` that another try isn't worth it.
         """
         target = self._targets.get(address)
+        self._timer_stale = True
         if target is None:
             return False
         changed = reason != target.last_error
@@ -208,12 +212,15 @@ class Dialler:
         """Returns when `due` may have something next."""
         if self._full:
             return None
-        waiting = (
-            t.try_after
-            for t in self._targets.values()
-            if t.state is _State.WAITING and t.try_after is not None
-        )
-        return min(waiting, default=None)
+        if self._timer_stale:
+            self._timer_stale = False
+            waiting = (
+                t.try_after
+                for t in self._targets.values()
+                if t.state is _State.WAITING and t.try_after is not None
+            )
+            self._next_timer = min(waiting, default=None)
+        return self._next_timer
 
     def status(self) -> list[TargetStatus]:
         """Returns all targets, for the operator."""
@@ -252,16 +259,8 @@ class Dialler:
                 valid[address] = None
         if not live:
             valid |= dict.fromkeys(self._remembered)
-        if self._discovery:
-            for record in records.values():
-                if record.name == self._own:
-                    continue
-                for connection in record.connections:
-                    if connection.remote == self._own or connection.remote in names:
-                        continue
-                    found = parse_address(connection.address)
-                    if found is not None:
-                        valid[found if connection.outbound else Address(found.host, self._port)] = None
+        if self._discovery is not None:
+            valid |= dict.fromkeys(self._discovery.addresses(names, records))
         return valid
 
     def _count(self, state: _State) -> int:
@@ -269,22 +268,3 @@ class Dialler:
 
     def _with_port(self, address: Address) -> Address:
         return address if address.port else Address(address.host, self._port)
-
-
-@lru_cache(maxsize=limits.TARGETS_MAX)
-def parse_address(text: str) -> Address | None:
-    """Returns the address that a peer published as "ip:port" or "[ip]:port", or None if it isn't one."""
-    host, _, port = text.rpartition(":")
-    try:
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return None
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16):
-        return None
-    if (
-        address.is_multicast
-        or address.is_unspecified
-        or (isinstance(address, ipaddress.IPv6Address) and address.scope_id)
-    ):
-        return None
-    return Address(str(address), int(port))

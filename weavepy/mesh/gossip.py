@@ -9,10 +9,12 @@ that joined a moment ago is passed over until the next periodic gossip.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+from weavepy import limits
 from weavepy.events import Entropy, PeerName
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.surrogate import Surrogates
@@ -28,8 +30,8 @@ class News(Protocol):
     def merge(self, later: Self) -> Self:
         """Returns the news that stand for both."""
 
-    def encode(self) -> list[bytes]:
-        """Returns the payloads of the messages that carry it."""
+    def encode(self) -> Iterable[bytes]:
+        """Returns the payloads of the messages that carry it, each encoded when it is asked for."""
 
 
 class Channel(Protocol):
@@ -60,6 +62,33 @@ class _Queue:
     broadcasts: dict[PeerName, News] = field(default_factory=dict)
 
 
+class _Payloads:
+    """The payloads of news, encoded as far as the neighbour that is furthest ahead needs them."""
+
+    def __init__(self, news: News) -> None:
+        self._rest = iter(news.encode())
+        self._encoded: list[bytes] = []
+
+    def get(self, position: int) -> bytes | None:
+        if position == len(self._encoded):
+            payload = next(self._rest, None)
+            if payload is None:
+                return None
+            self._encoded.append(payload)
+        return self._encoded[position]
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """News on their way to one neighbour, by gossip or as a broadcast of `source`."""
+
+    neighbour: PeerName
+    channel: str
+    source: PeerName | None
+    payloads: _Payloads
+    sent: int = 0
+
+
 class Gossiper:
     """All channels of one router, and what is queued for its neighbours."""
 
@@ -72,7 +101,10 @@ class Gossiper:
         self._surrogates = Surrogates()
         self._neighbours: dict[PeerName, dict[str, _Queue]] = {}
         self._unicasts: list[tuple[PeerName, Unicast]] = []
+        self._waiting = False  # some queue holds something
+        self._outgoing: deque[_Outgoing] = deque()
         self._flushed_at = -SPACING_S  # long ago
+        self._sent_at = -SPACING_S
 
     def add_channel(self, channel: Channel) -> None:
         """Handles the channel from now on instead of relaying it unread."""
@@ -86,6 +118,7 @@ class Gossiper:
         """Drops what is queued for `neighbour` and sends to it no more."""
         self._neighbours.pop(neighbour, None)
         self._unicasts = [waiting for waiting in self._unicasts if waiting[0] != neighbour]
+        self._outgoing = deque(outgoing for outgoing in self._outgoing if outgoing.neighbour != neighbour)
 
     def handle_untrusted(
         self, neighbour: PeerName, message: Gossip | Unicast | Broadcast, now: float
@@ -137,35 +170,54 @@ class Gossiper:
 
     def next_timer(self) -> float | None:
         """Returns when `flush` has something to yield."""
-        if any(self._neighbours.values()):
-            return self._flushed_at + SPACING_S
-        return None
+        if self._outgoing:
+            return self._sent_at + limits.GOSSIP_TURN_S
+        return self._flushed_at + SPACING_S if self._waiting else None
 
     def flush(self, now: float) -> Iterator[tuple[PeerName, Message]]:
         """Yields and forgets what is to be sent now, as messages to neighbours: unicasts at once, news when
-        due.
+        due, and no more of them than one turn of the router has time to seal.
         """
-        unicasts, self._unicasts = self._unicasts, []
-        yield from unicasts
-        due = self.next_timer()
-        if due is None or due > now:
+        if self._unicasts:
+            unicasts, self._unicasts = self._unicasts, []
+            yield from unicasts
+        if self._waiting and self._flushed_at + SPACING_S <= now:
+            self._flushed_at = now
+            self._dequeue()
+        if not self._outgoing or self._sent_at + limits.GOSSIP_TURN_S > now:
             return
-        self._flushed_at = now
-        encoded: dict[News, list[bytes]] = {}  # the same news go to many neighbours
+        self._sent_at = now
+        sent_bytes = 0
+        while self._outgoing:
+            outgoing = self._outgoing[0]
+            payload = outgoing.payloads.get(outgoing.sent)
+            if payload is None:
+                self._outgoing.popleft()
+                continue
+            if sent_bytes and sent_bytes + len(payload) > limits.GOSSIP_TURN_BYTES:
+                return
+            outgoing.sent += 1
+            sent_bytes += len(payload)
+            if outgoing.source is None:
+                yield outgoing.neighbour, Gossip(outgoing.channel, self._own, payload)
+            else:
+                yield outgoing.neighbour, Broadcast(outgoing.channel, outgoing.source, payload)
 
-        def payloads(news: News) -> Iterable[bytes]:
+    def _dequeue(self) -> None:
+        self._waiting = False
+        encoded: dict[News, _Payloads] = {}  # the same news go to many neighbours
+
+        def payloads(news: News) -> _Payloads:
             if news not in encoded:
-                encoded[news] = news.encode()
+                encoded[news] = _Payloads(news)
             return encoded[news]
 
         for neighbour, queues in self._neighbours.items():
             for name, queue in queues.items():
                 if queue.gossip is not None:
-                    for payload in payloads(queue.gossip):
-                        yield neighbour, Gossip(name, self._own, payload)
+                    self._outgoing.append(_Outgoing(neighbour, name, None, payloads(queue.gossip)))
                 for source, news in queue.broadcasts.items():
-                    for payload in payloads(news):
-                        yield neighbour, Broadcast(name, source, payload)
+                    self._outgoing.append(_Outgoing(neighbour, name, source, payloads(news)))
             queues.clear()
 
     def _channel(self, name: str) -> Channel:
@@ -193,7 +245,10 @@ class Gossiper:
 
     def _queue(self, neighbour: PeerName, channel: str) -> _Queue | None:
         queues = self._neighbours.get(neighbour)
-        return None if queues is None else queues.setdefault(channel, _Queue())
+        if queues is None:
+            return None
+        self._waiting = True
+        return queues.setdefault(channel, _Queue())
 
 
 def choose_neighbours(
@@ -207,12 +262,14 @@ def choose_neighbours(
         if hop not in (NO_PEER, without):
             weights[hop] = weights.get(hop, 0) + 1
     chosen: list[PeerName] = []
-    for _ in range(min(int(2 * math.log2(max(1, len(unicast_all)))), len(weights))):
-        mark = entropy.random() * sum(weights.values())
-        for neighbour in sorted(weights):
+    candidates = sorted(weights)
+    total = sum(weights.values())
+    for _ in range(min(int(2 * math.log2(max(1, len(unicast_all)))), len(candidates))):
+        mark = entropy.random() * total
+        for position, neighbour in enumerate(candidates):  # noqa: B007
             mark -= weights[neighbour]
             if mark < 0:
                 break
-        chosen.append(neighbour)
-        del weights[neighbour]
+        chosen.append(candidates.pop(position))
+        total -= weights[chosen[-1]]
     return chosen

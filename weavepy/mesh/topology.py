@@ -55,7 +55,12 @@ class Topology:
         would make the table larger than `limits.PEERS_MAX` or `limits.CONNECTIONS_MAX` is left out.
         """
         # Most of a periodic gossip is what we have already; nothing below needs to look at that.
-        fresh = [record for record in update if record.name != NO_PEER and not self._has(record)]
+        fresh = [
+            record
+            for record in update
+            if record.name != NO_PEER
+            and not self.holds(record.name, record.uid, record.version, record.has_short_id)
+        ]
         news = {record.name for record in fresh if self._take(record)}
         for record in fresh:
             for connection in record.connections:
@@ -63,6 +68,16 @@ class Topology:
                     self._add(PeerRecord(connection.remote, "", 0, 0, 0, False, ()))
         self._defend_short_id()
         return frozenset(news)
+
+    def holds(self, name: PeerName, uid: int, version: int, has_short_id: bool) -> bool:
+        """Tells whether we have a record of that peer that is neither older nor newer."""
+        known = self._records.get(name)
+        return (
+            known is not None
+            and known.version == version
+            and known.uid == uid
+            and known.has_short_id == has_short_id
+        )
 
     def introduce(self, name: PeerName, nickname: str, uid: int, short_id: int | None) -> bool:
         """Adds a peer that we met before hearing of it by gossip; False if there is no room. Known ones stay
@@ -95,7 +110,7 @@ class Topology:
     def establish(self, remote: PeerName) -> None:
         """Publishes that our connection to `remote` carries frames."""
         connections = self.own.connections
-        self._publish(tuple(replace(c, established=True) if c.remote == remote else c for c in connections))
+        self._publish(tuple(c._replace(established=True) if c.remote == remote else c for c in connections))
 
     def disconnect(self, remote: PeerName) -> None:
         """Publishes that our connection to `remote` is gone."""
@@ -118,15 +133,6 @@ class Topology:
     def short_id_owner(self, short_id: int) -> PeerName | None:
         """Returns the peer that `short_id` means: of those that use it, the one with the lowest name."""
         return min(self._claims.get(short_id, ()), default=None)
-
-    def _has(self, record: PeerRecord) -> bool:
-        known = self._records.get(record.name)
-        return (
-            known is not None
-            and known.version == record.version
-            and known.uid == record.uid
-            and known.has_short_id == record.has_short_id
-        )
 
     def _take(self, record: PeerRecord) -> bool:
         if record.name == self._own_name:

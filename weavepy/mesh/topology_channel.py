@@ -1,22 +1,53 @@
 """The gossip channel `topology`: payloads in and out of the table of peers.
 
 Rules of this file. News are names only; their records are read from the table when the message is written, so
-a neighbour that was slow gets the latest and not the history. In a quiet mesh everybody's
-complete state is the same bytes, so a payload that changed nothing a moment ago is recognised by its hash.
-The thing people get wrong: a broadcast is
-passed on with all names that it held, a gossip only with what was new.
+a neighbour that was slow gets the latest and not the history. Each record is encoded once for all neighbours and
+all rounds of gossip, and what is large goes in several messages, so that no turn of the router has much to seal.
+The thing people get wrong: a broadcast is passed on with all names that it held, a gossip only with what was new.
 """
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from weavepy import limits
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import PeerName
 from weavepy.mesh.topology import Topology
-from weavepy.wire.topology import decode_topology_untrusted, encode_topology
+from weavepy.wire.topology import EncodedRecord, PeerRecord, encode_record, join_records
+from weavepy.wire.topologynews import Scanner, decode_news_untrusted
 
 CHANNEL = "topology"
-_MERGED_MAX = 64  # hashes of payloads that the table holds already; a few neighbours' complete states
+
+
+class RecordCache:
+    """What each peer's record looks like on the wire."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._encoded: dict[PeerName, tuple[PeerRecord, EncodedRecord]] = {}
+
+    def encoded(self, name: PeerName) -> EncodedRecord | None:
+        """Returns the record of `name` as it is now; None if the peer is gone."""
+        record = self._topology.records.get(name)
+        cached = self._encoded.get(name)
+        if record is None:
+            self._encoded.pop(name, None)
+            return None
+        if cached is None or cached[0] is not record:
+            cached = self._encoded[name] = (record, encode_record(record))
+            if len(self._encoded) > 2 * len(self._topology.records):
+                for gone in self._encoded.keys() - self._topology.records.keys():
+                    del self._encoded[gone]
+        return cached[1]
+
+    def in_order(self, names: frozenset[PeerName]) -> list[PeerName]:
+        """Orders peers so that a receiver of the first message knows that the others exist, and where.
+
+        Else it might forget those that come first, as unreachable, before the rest has arrived.
+        """
+        own = self._topology.own
+        near = {connection.remote for connection in own.connections}
+        return sorted(names, key=lambda name: (name != own.name, name not in near, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,50 +55,54 @@ class PeerNews:
     """The peers whose records are worth sending."""
 
     names: frozenset[PeerName]
-    _topology: Topology = field(compare=False, repr=False)
+    _cache: RecordCache = field(compare=False, repr=False)
 
     def merge(self, later: "PeerNews") -> "PeerNews":
         """Returns the news of both."""
-        return PeerNews(self.names | later.names, self._topology)
+        return PeerNews(self.names | later.names, self._cache)
 
-    def encode(self) -> list[bytes]:
+    def encode(self) -> Iterator[bytes]:
         """Writes the records as they are now; peers that are gone by now are left out."""
-        records = self._topology.records
-        known = [records[name] for name in sorted(self.names) if name in records]
-        return [encode_topology(known)] if known else []
+        batch: list[EncodedRecord] = []
+        size = 0
+        for name in self._cache.in_order(self.names):
+            encoded = self._cache.encoded(name)
+            if encoded is None:
+                continue
+            if batch and size + encoded.size > limits.GOSSIP_PAYLOAD_BYTES:
+                yield join_records(batch)
+                batch, size = [], 0
+            batch.append(encoded)
+            size += encoded.size
+        if batch:
+            yield join_records(batch)
 
 
 class TopologyChannel:
-    """Connects the table of peers to the gossip."""
+    """Connects the table of peers to the gossip. `scanner` makes short work of what the table holds already."""
 
     name = CHANNEL
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, scanner: Scanner | None = None) -> None:
         self._topology = topology
-        self._merged: set[bytes] = set()  # hashes of payloads that the table at
-        self._merged_revision = 0  # this revision holds already
+        self._scanner = scanner
+        self._cache = RecordCache(topology)
 
     def news(self, names: frozenset[PeerName]) -> PeerNews:
         """Returns the records of `names` as something to gossip."""
-        return PeerNews(names, self._topology)
+        return PeerNews(names, self._cache)
 
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
         """Merges a neighbour's records and returns those that were new to us."""
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        if digest in self._merged and self._merged_revision == self._topology.revision:
-            return None
-        news = self._topology.merge(decode_topology_untrusted(payload))
-        if self._merged_revision != self._topology.revision or len(self._merged) >= _MERGED_MAX:
-            self._merged.clear()
-            self._merged_revision = self._topology.revision
-        self._merged.add(digest)
+        _, records = decode_news_untrusted(payload, self._topology.holds, self._scanner)
+        news = self._topology.merge(records) if records else None
         return self.news(news) if news else None
 
     def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
         """Merges the records and returns all that were named."""
-        records = decode_topology_untrusted(payload)
+        names, records = decode_news_untrusted(payload, self._topology.holds, self._scanner)
         self._topology.merge(records)
-        return self.news(frozenset(record.name for record in records))
+        return self.news(frozenset(names))
 
     def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> None:  # noqa: ARG002
         """Refuses it: topology is never told to one peer alone (Weave Net 2.8.1)."""

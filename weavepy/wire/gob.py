@@ -90,29 +90,61 @@ class GobReader:
         """True when the stream ended where a message may."""
         return self._pos == len(self._data)
 
+    @property
+    def position(self) -> int:
+        """Where the next message begins. Whoever sets it has found a message's beginning by other means."""
+        return self._pos
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self._pos = position
+
+    def pass_value(self) -> tuple[int, int, int]:
+        """Reads definitions up to the next value and passes that unread: (its type, where its message begins,
+        where it ends). Raises WireError.
+        """
+        while True:
+            start = self._pos
+            type_id = self._begin_message()
+            if type_id >= 0:
+                self._pos = self._end
+                return type_id, start, self._end
+            self._define(-type_id)
+            self._finish_message()
+
+    def struct_fields(self, type_id: int) -> tuple[tuple[str, int], ...] | None:
+        """Returns the fields (name, type) of a struct, None for what is none."""
+        found = self._types.get(type_id)
+        return found.fields if isinstance(found, _Struct) else None
+
+    def slice_element(self, type_id: int) -> int | None:
+        """Returns the type of a slice's elements, None for what is no slice."""
+        found = self._types.get(type_id)
+        return found.element if isinstance(found, _List) and found.length is None else None
+
     def read(self, elements_max: int | None = None) -> object:
         """Returns the next value; raises WireError, also at the end of the stream.
 
         `elements_max` bounds the elements of all lists and maps of the value together.
         """
-        while True:
-            self._end = len(self._data)
-            if self._pos == self._end:
-                raise WireError("gob: the stream ended, another value was expected")
-            length = self._uint()
-            if not 0 < length <= self._end - self._pos:
-                raise WireError("gob: message longer than the stream, or empty")
-            self._end = self._pos + length
-            type_id = self._int()
-            if type_id < 0:
-                self._elements = limits.GOB_FIELDS_MAX
-                self._define(-type_id)
-                self._finish_message()
-                continue
-            self._elements = length if elements_max is None else elements_max
-            value = self._top_value(type_id)
+        while (type_id := self._begin_message()) < 0:
+            self._define(-type_id)
             self._finish_message()
-            return value
+        self._elements = self._end - self._pos if elements_max is None else elements_max
+        value = self._top_value(type_id)
+        self._finish_message()
+        return value
+
+    def _begin_message(self) -> int:
+        """Returns the type of the next message, negative for a definition."""
+        self._end = len(self._data)
+        if self._pos == self._end:
+            raise WireError("gob: the stream ended, another value was expected")
+        length = self._uint()
+        if not 0 < length <= self._end - self._pos:
+            raise WireError("gob: message longer than the stream, or empty")
+        self._end = self._pos + length
+        return self._int()
 
     def _finish_message(self) -> None:
         if self._pos != self._end:
@@ -125,6 +157,7 @@ class GobReader:
             raise WireError("gob: type id reserved or defined twice")
         if len(self._types) >= limits.GOB_TYPES_MAX:
             raise WireError("gob: too many types")
+        self._elements = limits.GOB_FIELDS_MAX
         definition = self._value(_WIRE_TYPE)
         if not isinstance(definition, dict) or len(definition) != 1:
             raise WireError("gob: a definition has to have exactly one kind")

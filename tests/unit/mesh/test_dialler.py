@@ -6,7 +6,8 @@ import pytest
 
 from weavepy import limits
 from weavepy.events import Address, PeerName
-from weavepy.mesh.dialler import Dialler, LiveConnection, parse_address
+from weavepy.mesh.dialler import Dialler, LiveConnection
+from weavepy.mesh.discovery import parse_address
 from weavepy.wire.topology import ConnectionSummary, PeerRecord
 
 OWN, TWO, THREE = PeerName(1), PeerName(2), PeerName(3)
