@@ -57,7 +57,7 @@ test-asan: setup
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	$(BIN)/python -c 'import sys, weavepy; weavepy.__path__.insert(0, "build/asan/weavepy"); import pytest, weavepy._fastpath as f; assert "asan" in f.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
-	-p no:cacheprovider tests/unit/native tests/fuzz/test_native.py
+	-p no:cacheprovider tests/unit/native tests/unit/wire/test_topology_news.py tests/fuzz/test_native.py
 
 bench: setup $(VENV)/.bench
 	@mkdir -p build

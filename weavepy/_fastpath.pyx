@@ -18,6 +18,7 @@ from weavepy.errors import LocalError, WireError
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(type kind, Py_ssize_t items)
+    void PyObject_GC_UnTrack(object o)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum: AF_INET, AF_INET6
@@ -706,6 +707,9 @@ def gob_rows(bytes data, Py_ssize_t at, uint64_t slice_type, bytes kinds, size_t
             return None
         # As `row.__new__` makes it, only without the detour over an iterable.
         one = <tuple>PyType_GenericAlloc(row, n)
+        # It holds numbers and texts only, so it is in no cycle; a hundred thousand of them would make the collector
+        # stop everything for a tenth of a second, again and again.
+        PyObject_GC_UnTrack(one)
         if not gob_fields(fields, PyBytes_AS_STRING(kinds), n, text_max, one):
             return None
         Py_INCREF(one)

@@ -8,7 +8,7 @@ done.
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weavepy import limits
@@ -87,6 +87,7 @@ class Sessions:
         self.by_conn: dict[ConnId, Session] = {}
         self.by_peer: dict[PeerName, Session] = {}
         self.by_link: dict[int, Session] = {}
+        self._live: list[LiveConnection] | None = None  # until a session is registered or removed
         self._timers: list[tuple[float, int, Session]] = []  # a heap
         self._timer_entries = 0  # ever made, which orders those of one instant
 
@@ -154,6 +155,7 @@ class Sessions:
         )
         session.peer, session.link = peer, link
         self.by_peer[peer] = self.by_link[index] = session
+        self._live = None
         return link
 
     def remove(self, session: Session) -> bool:
@@ -161,6 +163,7 @@ class Sessions:
         if self.by_conn.pop(session.connection.conn, None) is None:
             return False
         session.wakes_at = math.inf
+        self._live = None
         if session.peer is not None and session.link is not None:
             del self.by_link[session.link.index]
             del self.by_peer[session.peer]
@@ -175,12 +178,14 @@ class Sessions:
         """Returns the index of the link to each neighbour."""
         return {peer: s.link.index for peer, s in self.by_peer.items() if s.link is not None}
 
-    def live(self) -> list[LiveConnection]:
+    def live(self) -> Sequence[LiveConnection]:
         """Returns the registered connections for the dialler."""
-        return [
-            LiveConnection(peer, session.connection.remote, session.connection.outbound)
-            for peer, session in self.by_peer.items()
-        ]
+        if self._live is None:
+            self._live = [
+                LiveConnection(peer, session.connection.remote, session.connection.outbound)
+                for peer, session in self.by_peer.items()
+            ]
+        return self._live
 
     def established(self) -> list[Address]:
         """Returns where each neighbour with a working link can be dialled."""

@@ -4,8 +4,12 @@ import random
 import sys
 from pathlib import Path
 
+from weavepy import _fastpath, limits
 from weavepy._fastpath import Opener, Sealer, pack, unpack
 from weavepy.errors import WireError
+from weavepy.events import PeerName
+from weavepy.wire.topology import ConnectionSummary, PeerRecord, encode_topology
+from weavepy.wire.topologynews import decode_news_untrusted
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "native"))
 from frames import NONE, super_frame
@@ -94,3 +98,29 @@ def test_datagrams():
         if bad not in good:
             assert opener.open_batch([bad]) == [None]
     assert None not in opener.open_batch(good)
+
+
+def test_topology_scan():
+    """The scanner and the decoder behind it take and refuse what the decoder alone does."""
+    rng = random.Random(4)
+    links = tuple(
+        ConnectionSummary(PeerName(n), "10.0.0.1:6783"[: n * 3], n % 2 == 0, n % 3 == 0) for n in (1, 2, 3, 4)
+    )
+    records = [PeerRecord(PeerName(n), "nick"[:n], n << 40, n, n << 9, True, links[:n]) for n in (1, 2, 3, 4)]
+    good = [encode_topology(records[:n]) for n in (1, 2, 4)]
+    outcomes = [0, 0]
+
+    def judge(data, scanner):
+        try:
+            return decode_news_untrusted(data, lambda *_: False, scanner)
+        except WireError:
+            return None
+
+    for _ in range(ROUNDS // 4):
+        data = mutated(rng, rng.choice(good)) if rng.random() < 0.9 else rng.randbytes(rng.randrange(80))
+        found = judge(data, _fastpath)
+        assert found == judge(data, None)
+        outcomes[found is None] += 1
+        if found is not None:
+            assert len(found[0]) <= limits.PEERS_MAX
+    assert min(outcomes) > ROUNDS // 400

@@ -71,3 +71,29 @@ def test_links_of_indices_that_nobody_has_are_not_there() -> None:
 
 def test_secrets_stay_out_of_representations() -> None:
     assert "horse" not in repr(CONFIG)
+
+
+def test_sessions_are_due_in_the_order_of_their_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = sessions()
+    first, second, third = (opened(s, number) for number in (1, 3, 5))
+    due = {first: 7.0, second: 5.0, third: 6.0}
+    monkeypatch.setattr(Session, "next_timer", lambda session: due[session])
+    for session in due:
+        s.reset_timer(session)
+    assert s.next_timer() == 5.0
+    due[second] = 8.0  # put off: noticed without being told
+    assert s.next_timer() == 6.0
+    due[first] = 1.0  # sooner: to be told
+    s.reset_timer(first)
+    assert s.next_timer() == 1.0
+    assert s.take_due(0.5) == []
+    assert s.take_due(6.0) == [first, third]
+    assert s.next_timer() == 8.0
+    due[first], due[third] = 9.0, 10.0
+    for session in (first, third):
+        s.reset_timer(session)
+    s.remove(second)
+    s.reset_timer(second)
+    assert s.next_timer() == 9.0
+    assert s.take_due(20.0) == [first, third]
+    assert s.next_timer() is None

@@ -77,6 +77,7 @@ class Dialler:
         self._forgotten: set[Address] = set()  # what the operator doesn't want dialled
         self._targets: dict[Address, _Target] = {}
         self._next_timer: float | None = None
+        self._again_at: float | None = None  # the records weren't all looked at
         self._timer_stale = False  # targets have changed since that was worked out
         self._full = False  # no room for another attempt: no timer helps, only a connection that ends
         self._limited = False  # not even if all attempts under way came to nothing
@@ -137,6 +138,8 @@ class Dialler:
         """Returns the addresses to dial now; each counts as being attempted from here on."""
         self._timer_stale = True
         valid = self._valid(live, records)
+        behind = self._discovery is not None and self._discovery.behind
+        self._again_at = now + limits.DISCOVERY_TURN_S if behind else None
         direct = {self._with_port(address) for address in self._direct.values()}
         for address in valid:
             # Members can publish any number of addresses; what the operator wants neither waits behind them nor
@@ -210,6 +213,8 @@ class Dialler:
 
     def next_timer(self) -> float | None:
         """Returns when `due` may have something next."""
+        if self._again_at is not None:
+            return self._again_at
         if self._full:
             return None
         if self._timer_stale:

@@ -28,19 +28,28 @@ class Discovery:
         self._met: set[PeerName] = {own}
         self._leads: dict[PeerName, tuple[PeerRecord, _Leads]] = {}
         self._found: dict[Address, int] = {}  # and how often
+        self.behind = False  # there is more to go through than one turn has time for
 
     def addresses(self, met: set[PeerName], records: Mapping[PeerName, PeerRecord]) -> Collection[Address]:
-        """Returns where others say that peers are that aren't `met` and aren't ourselves."""
+        """Returns where others say that peers are that aren't `met` and aren't ourselves.
+
+        When it has fallen `behind` it is to be asked again soon, and what it returns is that of some older records.
+        """
         met = met | {self._own}
         if met != self._met:
             self._meet(met)
         for name in self._leads.keys() - records.keys():
             self._uncount(self._leads.pop(name)[1])
+        room = limits.DISCOVERY_TURN_CONNECTIONS
+        self.behind = False
         for name, record in records.items():
             known = self._leads.get(name)
             if (known is None or known[0] is not record) and name != self._own:
-                leads = self._leads_of(record, self._met)
-                self._count(leads)
+                if room <= 0:
+                    self.behind = True
+                    break
+                room -= 1 + len(record.connections)
+                leads = self._count(record, self._met)
                 if known is not None:
                     self._uncount(known[1])
                 self._leads[name] = (record, leads)
@@ -53,11 +62,10 @@ class Discovery:
                 self._uncount({name: leads.pop(name) for name in gained & leads.keys()})
             if lost:
                 everybody_else = {connection.remote for connection in record.connections} - lost
-                again = self._leads_of(record, everybody_else)
-                self._count(again)
-                leads |= again
+                leads |= self._count(record, everybody_else)
 
-    def _leads_of(self, record: PeerRecord, met: set[PeerName]) -> _Leads:
+    def _count(self, record: PeerRecord, met: set[PeerName]) -> _Leads:
+        found = self._found
         leads: _Leads = {}
         for remote, text, outbound, _ in record.connections:
             if remote not in met:
@@ -65,14 +73,11 @@ class Discovery:
                 if address is None:
                     continue
                 where = address if outbound else _address(address.host, self._port)
-                if where in self._found or len(self._found) < limits.DISCOVERED_MAX:
+                count = found.get(where, 0)
+                if count or len(found) < limits.DISCOVERED_MAX:
+                    found[where] = count + 1
                     leads.setdefault(remote, []).append(where)
         return leads
-
-    def _count(self, leads: _Leads) -> None:
-        for addresses in leads.values():
-            for address in addresses:
-                self._found[address] = self._found.get(address, 0) + 1
 
     def _uncount(self, leads: _Leads) -> None:
         for addresses in leads.values():

@@ -77,9 +77,9 @@ class GobReader:
 
     __slots__ = ("_data", "_depth", "_elements", "_end", "_pos", "_types")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, position: int = 0) -> None:
         self._data = bytes(data)
-        self._pos = 0
+        self._pos = position
         self._end = len(self._data)  # of the message being read
         self._types: dict[int, _Type] = {}
         self._elements = 0  # how many more elements of lists and maps this value may have
@@ -99,18 +99,25 @@ class GobReader:
     def position(self, position: int) -> None:
         self._pos = position
 
-    def pass_value(self) -> tuple[int, int, int]:
-        """Reads definitions up to the next value and passes that unread: (its type, where its message begins,
-        where it ends). Raises WireError.
+    def find_value(self) -> tuple[int, int, int]:
+        """Passes everything up to and with the next value unread: (its type, where its message begins, where it
+        ends). Raises WireError.
         """
         while True:
             start = self._pos
             type_id = self._begin_message()
+            self._pos = self._end
             if type_id >= 0:
-                self._pos = self._end
                 return type_id, start, self._end
-            self._define(-type_id)
-            self._finish_message()
+
+    def define_until(self, position: int) -> None:
+        """Reads the definitions before `position`, and passes the values unread. Raises WireError."""
+        while self._pos < position:
+            type_id = self._begin_message()
+            if type_id < 0:
+                self._define(-type_id)
+                self._finish_message()
+            self._pos = self._end
 
     def struct_fields(self, type_id: int) -> tuple[tuple[str, int], ...] | None:
         """Returns the fields (name, type) of a struct, None for what is none."""

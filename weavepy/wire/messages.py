@@ -12,7 +12,7 @@ from weavepy import limits
 from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.gob import GobReader
-from weavepy.wire.gobwriter import Basic, GobWriter
+from weavepy.wire.gobwriter import Basic, GobWriter, encode_int, encode_uint
 from weavepy.wire.peername import real_peer_name
 
 TAG_HEARTBEAT: Final = 0
@@ -112,23 +112,23 @@ def decode_message_untrusted(data: bytes) -> Message:
     """Decodes one message of a peer; raises WireError."""
     if not data:
         return Unknown(TAG_BLANK)
-    tag, body = data[0], data[1:]
+    tag = data[0]
     if tag == TAG_HEARTBEAT:
         return Heartbeat()
     if tag in _LEGACY_TAGS:
-        return LegacyOverlayControl(tag, body)
+        return LegacyOverlayControl(tag, data[1:])
     if tag == TAG_OVERLAY_CONTROL:
-        if len(body) < 2:
+        if len(data) < 3:
             raise WireError("overlay control message without index or sub-tag")
-        return OverlayControl(body[0], body[1], body[2:])
+        return OverlayControl(data[1], data[2], data[3:])
     if tag == TAG_GOSSIP:
-        channel, (sender,), payload = _decode_envelope(body, 1)
+        channel, (sender,), payload = _decode_envelope(data, 1)
         return Gossip(channel, sender, payload)
     if tag == TAG_BROADCAST:
-        channel, (source,), payload = _decode_envelope(body, 1)
+        channel, (source,), payload = _decode_envelope(data, 1)
         return Broadcast(channel, source, payload)
     if tag == TAG_UNICAST:
-        channel, (source, destination), payload = _decode_envelope(body, 2)
+        channel, (source, destination), payload = _decode_envelope(data, 2)
         if _crashes_weave(channel, payload):
             return Unknown(tag)
         return Unicast(channel, source, destination, payload)
@@ -148,13 +148,14 @@ def _encode_envelope(tag: int, channel: str, names: tuple[PeerName, ...], payloa
     writer.write(Basic.STRING, channel)
     for name in names:
         writer.write(Basic.UINT, name)
-    writer.write(Basic.BYTES, payload)
-    return bytes([tag]) + writer.getvalue()
+    # As `writer.write` would, but without copying the payload time and again.
+    head = encode_int(Basic.BYTES) + b"\0" + encode_uint(len(payload))
+    return b"".join((bytes([tag]), writer.getvalue(), encode_uint(len(head) + len(payload)), head, payload))
 
 
-def _decode_envelope(body: bytes, names: int) -> tuple[str, tuple[PeerName, ...], bytes]:
+def _decode_envelope(data: bytes, names: int) -> tuple[str, tuple[PeerName, ...], bytes]:
     # Envelopes hold no lists or maps, hence 0 elements. What follows the payload is ignored, as Go does.
-    reader = GobReader(body)
+    reader = GobReader(data, 1)
     channel = reader.read(0)
     if not isinstance(channel, str) or len(channel.encode()) > limits.CHANNEL_NAME_BYTES_MAX:
         raise WireError("envelope: no channel name, or too long")

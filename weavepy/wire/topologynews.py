@@ -9,6 +9,7 @@ may be used or sent on; who relays, encodes the record that it has.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from weavepy import limits
@@ -29,6 +30,7 @@ Known = Callable[[PeerName, int, int, bool], bool]
 
 _SUMMARY_KINDS: Final = b"mtuuhb"
 _CONNECTION_KINDS: Final = b"mtbb"
+_DEFINITIONS_BYTES_MAX: Final = 512  # what is remembered of a member's choosing; every router's take 192
 # An octet that isn't UTF-8 grows to three in our encoding, whose size the limits are about.
 _NICKNAME_OCTETS: Final = limits.NICKNAME_BYTES_MAX // 3
 _ADDRESS_OCTETS: Final = limits.ADDRESS_BYTES_MAX // 3
@@ -83,17 +85,15 @@ def _scan_untrusted(
     reader = GobReader(data)
     if reader.at_end:
         return None
-    summary_type, at, _ = reader.pass_value()
-    if reader.struct_fields(summary_type) != PEER_SUMMARY.fields:
-        return None
-    list_type, then, _ = reader.pass_value()
-    if reader.struct_fields(reader.slice_element(list_type) or 0) != CONNECTION_SUMMARY.fields:
+    summary_type, at, end = reader.find_value()
+    list_type, then, _ = reader.find_value()
+    if at + then - end > _DEFINITIONS_BYTES_MAX or not _usual_untrusted(
+        data[:at], data[end:then], summary_type, list_type
+    ):
         return None
     rows, end = scanner.gob_pairs(
         data, at, then, summary_type, _SUMMARY_KINDS, _NICKNAME_OCTETS, list_type, limits.PEERS_MAX
     )
-    if not rows:
-        return None
     names: list[PeerName] = []
     records: list[PeerRecord] = []
     for name, nickname, uid, version, short_id, has_short_id, position in rows:
@@ -109,12 +109,36 @@ def _scan_untrusted(
                 ConnectionSummary,
             )
             if connections is None:
-                reader.position = position
-                connections = read_connections_untrusted(reader)
+                connections = read_connections_untrusted(_reader_at(data, then, position))
             records.append(PeerRecord(name, nickname, uid, version, short_id, has_short_id, connections))
-    reader.position = end
-    for record in read_records_untrusted(reader, len(rows)):
+    if end == len(data):
+        return names, records
+    if not rows:
+        return None
+    for record in read_records_untrusted(_reader_at(data, then, end), len(rows)):
         names.append(record.name)
         if not known(record.name, record.uid, record.version, record.has_short_id):
             records.append(record)
     return names, records
+
+
+@lru_cache(maxsize=64)
+def _usual_untrusted(before: bytes, between: bytes, summary_type: int, list_type: int) -> bool:
+    """Tells whether types are those that every router declares, by the definitions before the first summary and
+    between that and its list. They are the same octets in all that a router sends.
+    """
+    reader = GobReader(before + between)
+    reader.define_until(len(before))
+    if reader.struct_fields(summary_type) != PEER_SUMMARY.fields:
+        return False
+    reader.define_until(len(before) + len(between))
+    element = reader.slice_element(list_type)
+    return element is not None and reader.struct_fields(element) == CONNECTION_SUMMARY.fields
+
+
+def _reader_at(data: bytes, defined_at: int, position: int) -> GobReader:
+    """Returns a reader that goes on at `position` and knows the types defined before `defined_at`."""
+    reader = GobReader(data)
+    reader.define_until(defined_at)
+    reader.position = position
+    return reader

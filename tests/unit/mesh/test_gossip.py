@@ -288,3 +288,56 @@ def test_topology_channel_relays_news_by_name_and_refuses_unicast() -> None:
     assert again is not None
     with pytest.raises(RemoteProtocolError):
         channel.handle_unicast_untrusted(TWO, b"", 0.0)
+
+
+def test_large_news_go_in_turns_and_small_ones_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GOSSIP_TURN_BYTES", 10)
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    now = next(SECONDS)
+    g.publish("other", Unread((b"123456", b"1234", b"1", b"12345678901")))
+    sent: list[tuple[PeerName, bytes]] = []
+    turns = 0
+    while (due := g.next_timer()) is not None:
+        now = max(now, due)
+        messages = list(g.flush(now))
+        assert list(g.flush(now)) == []  # not twice in one turn
+        sizes = [len(message.payload) for _, message in messages if isinstance(message, Gossip)]
+        assert sum(sizes) <= 10 or len(sizes) == 1
+        sent += [
+            (neighbour, message.payload) for neighbour, message in messages if isinstance(message, Gossip)
+        ]
+        turns += 1
+    payloads = [b"123456", b"1234", b"1", b"12345678901"]
+    first, second = sent[0][0], sent[4][0]
+    assert sent == [(first, p) for p in payloads] + [(second, p) for p in payloads]
+    assert {first, second} == {TWO, THREE}
+    assert turns == 6  # 10 octets; 1; 11; and the same for the other
+
+
+def test_what_is_on_its_way_to_a_neighbour_that_left_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GOSSIP_TURN_BYTES", 1)
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.publish("other", Unread((b"ab", b"cd")))
+    now = next(SECONDS)
+    ((first, _),) = g.flush(now)
+    g.remove_neighbour(first)
+    rest = []
+    while (due := g.next_timer()) is not None:
+        rest += [neighbour for neighbour, _ in g.flush(max(now, due))]
+    assert rest == [({TWO, THREE} - {first}).pop()] * 2
+
+
+def test_complete_state_of_a_large_mesh_comes_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GOSSIP_PAYLOAD_BYTES", 400)
+    near = tuple(ConnectionSummary(PeerName(n), "10.0.0.1:6783", True, True) for n in (9, 8))
+    records = [PeerRecord(PeerName(n), "", n, 1, 0, False, near) for n in range(2, 20)]
+    topology = Topology(PeerRecord(PeerName(30), "", 30, 1, 0, False, near), random.Random(1))
+    channel = TopologyChannel(topology)
+    channel.merge_gossip_untrusted(encode_topology(records), 0.0)
+    payloads = list(channel.complete().encode())
+    names = [record.name for payload in payloads for record in decode_topology_untrusted(payload)]
+    assert len(payloads) > 3
+    assert all(len(payload) < 400 + 250 for payload in payloads)
+    assert names[:3] == [30, 8, 9]  # ourselves, our neighbours, the others
+    assert names[3:] == sorted(set(names) - {8, 9, 30})
+    assert set(names) == topology.records.keys()
