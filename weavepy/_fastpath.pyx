@@ -441,6 +441,19 @@ cdef class MacTable:
         cdef uint64_t peer = wv_mac_lookup(&self.table, mac_number(mac))
         return None if peer == WV_MAC_UNKNOWN else peer
 
+    def count_known(self, bytes macs):
+        cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(macs)
+        cdef const uint8_t *end = at + len(macs) // 6 * 6
+        cdef uint64_t mac, known = 0
+        cdef int i
+        while at < end:
+            mac = 0
+            for i in range(6):
+                mac = mac << 8 | at[i]
+            known += wv_mac_lookup(&self.table, mac) != WV_MAC_UNKNOWN
+            at += 6
+        return known
+
     def pin(self, bytes mac, uint32_t now_ms):
         return wv_mac_pin(&self.table, mac_number(mac), now_ms) == 0
 
@@ -707,13 +720,14 @@ def gob_rows(bytes data, Py_ssize_t at, uint64_t slice_type, bytes kinds, size_t
             return None
         # As `row.__new__` makes it, only without the detour over an iterable.
         one = <tuple>PyType_GenericAlloc(row, n)
-        # It holds numbers and texts only, so it is in no cycle; a hundred thousand of them would make the collector
-        # stop everything for a tenth of a second, again and again.
+        # Numbers and texts are in no cycle. Were they looked at by the collector, the hundred thousand of a large mesh
+        # would stop everything for a tenth of a second, again and again.
         PyObject_GC_UnTrack(one)
         if not gob_fields(fields, PyBytes_AS_STRING(kinds), n, text_max, one):
             return None
         Py_INCREF(one)
         PyTuple_SET_ITEM(rows, i, one)
+    PyObject_GC_UnTrack(rows)
     return rows if body.at == body.end else None
 
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import ipaddress
 import json
 import logging
@@ -265,6 +266,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             request_stop=stop.set,
         )
         api = Api(operator)
+        gc.freeze()  # what is here now stays: the collector needn't stop the loop to look at it
         shell.start(host.listener)
         try:
             targets.start()
