@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Figures
-from bench.mesh import Mesh, Turn
+from bench.mesh import Mesh, Turns
 from bench.micro import super_frame
 from weavepy._fastpath import CIPHERS, Engine
 from weavepy.client import Client
@@ -160,11 +160,12 @@ def _mesh(figures: Figures, peers: int, seconds: float, *, shuffled: bool, whose
     figures.add(f"{label}: memory, with all simulated peers", [(after_kb - before_kb) / 1024], "MiB")
 
 
-def _turns(figures: Figures, label: str, turns: Sequence[Turn], seconds: float) -> None:
-    each = sorted(turn.seconds * 1e3 for turn in turns)
+def _turns(figures: Figures, label: str, turns: Turns, seconds: float) -> None:
+    each = sorted(cpu_s * 1e3 for cpu_s in turns.cpu_s)
     figures.add(f"{label}, median turn", [each[len(each) // 2]], "ms")
     figures.add(f"{label}, 99th percentile", [each[len(each) * 99 // 100]], "ms")
     figures.add(f"{label}, longest turn", [each[-1]], "ms")
+    figures.add(f"{label}, longest turn by the clock", [max(turns.wall_s) * 1e3], "ms")
     figures.add(f"{label}, share of one core", [sum(each) / 1e3 / seconds * 100], "%")
 
 
