@@ -20,6 +20,7 @@ from typing import Final
 from bench.figures import Figures
 from bench.mesh import Mesh, Turns
 from bench.micro import super_frame
+from weavepy import limits
 from weavepy._fastpath import CIPHERS, Engine
 from weavepy.client import Client
 from weavepy.errors import LocalError
@@ -98,8 +99,8 @@ class _End:
             ]
             sending, receiving = keys if self.own < far.own else reversed(keys)
             self.engine.link_add(index, name, False)
-            self.engine.key_install(index, False, 0, CIPHERS[0], [receiving])
-            self.engine.key_install(index, True, 0, CIPHERS[0], [sending])
+            self.engine.key_install(index, False, 0, CIPHERS[0], [receiving] * limits.LANES_PER_SHARD)
+            self.engine.key_install(index, True, 0, CIPHERS[0], [sending] * limits.LANES_PER_SHARD)
             port = far.port if index == 1 else DISCARD
             self.engine.link_remote(index, index, "127.0.0.1", port, "", 1500)
             self.engine.mac_pin(b"\2\1" + index.to_bytes(4, "big"))
