@@ -164,6 +164,7 @@ def df_refused_mtu(one: Space, there: str, *, size: int = 1340) -> int | None:
     The answer must have made an impression too: the kernel refuses the later pings itself. (By what it keeps,
     which is never below 552: net.ipv4.route.min_pmtu.)
     """
+    run_ip(one.name, "route flush cache")  # TCP may have been told already
     argv = ["ping", "-n", "-M", "do", "-s", str(size), "-c", "4", "-i", "0.1", "-W", "0.5", there]
     done = one.run(argv, check=False)
     answered = re.search(r"Frag needed and DF set \(mtu = (\d+)\)", done.stdout)

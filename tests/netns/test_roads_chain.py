@@ -87,7 +87,8 @@ def test_a_container_that_moves(three: tuple[Lab, list[Space]], same_mac: bool) 
     guest.run(["ip", "link", "del", "ethwe"], check=False)
 
 
-@SHARDS_DEEP
+@pytest.mark.deep
+@pytest.mark.parametrize("flags", [[], ["--shards", "2"]], ids=["one shard", "two shards"])
 def test_chain_of_five(lab: Lab, flags: list[str]) -> None:
     containers = along(lab, 5, *flags)
     everything_crosses(containers[0], containers[4], 5)

@@ -31,7 +31,7 @@ SHARDS = pytest.mark.parametrize(
 
 
 @SHARDS
-@pytest.mark.parametrize("mtu", [600, 1280, 1500, 9000])
+@pytest.mark.parametrize("mtu", [600, pytest.param(1280, marks=pytest.mark.deep), 1500, 9000])
 def test_underlay_mtu(lab: Lab, mtu: int, flags: list[str]) -> None:
     hosts = [lab.add_host(bridged=False) for _ in range(2)]
     road = link(lab, *hosts, mtu=mtu)
@@ -151,7 +151,7 @@ def test_both_families_in_one_network(lab: Lab, flags: list[str]) -> None:
 
 
 @SHARDS
-@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.deep)])
 def test_answers_come_from_the_address_that_was_dialled(lab: Lab, family: int, flags: list[str]) -> None:
     """The dialled one is the host's second, which its kernel would never choose by itself."""
     hosts = [lab.add_host(), lab.add_host()]
