@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from bench import micro, scale
+from bench.__main__ import main
 from bench.figures import Figures, machine, timed
 from bench.mesh import Mesh
 from weavepy import limits
@@ -32,6 +33,14 @@ def test_micro(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for start in ("seal ", "open ", "slice ", "rebuild ", "look up a MAC", "gob: ", "topology: ", "routes: "):
         assert any(name.startswith(start) for name in rows)
     assert all(name in capsys.readouterr().out for name in list(rows)[:1])
+
+
+def test_they_are_commands(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    assert main(["micro", "--samples", "1", "--batch", "2", "--peers", "2", "--json", str(file)]) == 0
+    parts = ["--parts", "mesh", "--simulated", "3", "--virtual-seconds", "31"]
+    assert main(["scale", *parts, "--json", str(file)]) == 0
+    assert "scale" in json.loads(file.read_text())
 
 
 def test_scale(tmp_path: Path) -> None:
