@@ -10,7 +10,10 @@ static uint32_t flow_of(const uint8_t *frame, size_t len) {
     struct wv_headers h;
     if (wv_parse_headers(frame, len, &h) == 0) {
         const uint8_t *ip = frame + h.ip;
-        a = h.version == 4 ? wv_get64(ip + 12) : wv_get64(ip + 8) ^ wv_get64(ip + 16) * 3 ^ wv_get64(ip + 24) * 5 ^ wv_get64(ip + 32) * 7;
+        if (h.version == 4)
+            a = wv_get64(ip + 12);
+        else
+            a = wv_get64(ip + 8) ^ wv_get64(ip + 16) * 3 ^ wv_get64(ip + 24) * 5 ^ wv_get64(ip + 32) * 7;
         b = (uint64_t)h.protocol << 32 | wv_get32(frame + h.l4);
     }
     uint64_t mixed = (a ^ b * 0x9e3779b97f4a7c15ull) * 0xff51afd7ed558ccdull;

@@ -295,8 +295,7 @@ def test_before_silence_ends_the_link_answers_are_asked_for() -> None:
 
 def test_a_clear_link_announces_where_it_is_at_start_and_when_it_hears_nothing() -> None:
     link = started(CLEAR)
-    link.start(0.0)
-    moved, beat = link.handle_timer(0.5)[-1:] * 2
+    beat = link.handle_timer(0.5)[-1]
     assert isinstance(beat, ev.SendHeartbeat)
     heartbeat(link, 1.0)
     first = beat.token
