@@ -31,6 +31,8 @@ extern const struct wv_aead wv_openssl_gcm, wv_openssl_chacha;
 /* NULL where libIPSec_MB isn't installed or the CPU isn't known to it. */
 const struct wv_aead *wv_ipsecmb_gcm(void);
 const struct wv_aead *wv_ipsecmb_chacha(void);
+/* NULL where the CPU lacks VAES or VPCLMULQDQ. */
+const struct wv_aead *wv_vaes_gcm(void);
 
 int wv_tags_equal(const uint8_t *a, const uint8_t *b); /* 16 bytes, constant time */
 
