@@ -7,16 +7,14 @@ longer takes a core from the receiver.
 
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.systems import Pair
+from bench.systems import Pair, compile_c
 from weavepy.errors import LocalError
-from weavepy.lab.spaces import run_command
 from weavepy.lab.traffic import iperf
 
 _SOURCE: Final = Path(__file__).with_name("load.c")
@@ -83,11 +81,7 @@ class Flood:
 
 def build_load(directory: Path) -> str:
     """Compiles load.c into a directory and returns the program's path."""
-    if shutil.which("cc") is None:
-        raise LocalError("load.c needs a C compiler: apt-get install build-essential")
-    program = directory / "load"
-    run_command(["cc", "-O2", "-o", str(program), str(_SOURCE)])
-    return str(program)
+    return compile_c(_SOURCE, directory / "load")
 
 
 class Meter:

@@ -116,6 +116,14 @@ class System(Protocol):
         ...
 
 
+def compile_c(source: Path, program: Path) -> str:
+    """Compiles one file of C and returns the program's path."""
+    if shutil.which("cc") is None:
+        raise LocalError(f"{source.name} needs a C compiler: apt-get install build-essential")
+    run_command(["cc", "-O2", "-o", str(program), str(source)])
+    return str(program)
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A peer's program: Debian's, or a build of the user's; `tools` come from the same directory if there."""
@@ -182,6 +190,7 @@ def catalogue() -> dict[str, Kind]:
         "weavepy-clear": Kind(lambda _: plain.Weavepy(("--no-encryption",)), note="not encrypted"),
         "veth": Kind(lambda _: plain.Veth(), note="no overlay, not encrypted"),
         "vxlan": Kind(lambda _: plain.Vxlan(), note="kernel, not encrypted"),
+        "bare": Kind(lambda _: plain.Bare(), note="TAP to UDP and back, nothing else"),
         "wireguard-go": Kind(wireguard.WireguardGo, True, "ChaCha20-Poly1305"),
         "nebula": Kind(peers.Nebula, True, "AES-256-GCM"),
         "tinc": Kind(peers.Tinc, True, "AES-256-CBC and SHA-256"),

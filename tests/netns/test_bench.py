@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from bench.measures import Meter, build_load
+from bench.overlay import set_underlay_gso
 from bench.systems import MissingError, Site, catalogue
 from weavepy.lab.hosts import Lab
+from weavepy.lab.traffic import ping
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +108,18 @@ def test_round_trips_under_load_are_timed(lab: Lab) -> None:
     found = meter.loaded()
     assert found["rtt_p99_loaded_ms"] > 0
     assert 0 <= found["ping_loss_loaded"] <= 1
+
+
+@pytest.mark.parametrize("gso", ["on", "off"])
+def test_bare_carries_frames_with_trains_and_without(lab: Lab, gso: str) -> None:
+    site = Site(lab)
+    try:
+        pair = catalogue()["bare"].make(None).start(site)
+        set_underlay_gso(site, gso)
+        assert ping(pair.client, pair.address, count=3, size=10000).complete
+        assert Meter(pair, build_load(lab.directory), 1).tcp1()["tcp1_gbps"] > 0.02
+    finally:
+        site.close()
 
 
 @pytest.mark.deep
