@@ -38,6 +38,8 @@ int wv_flows_bulk(struct wv_flows *f, const struct wv_vnet *vnet, const uint8_t 
 
 int wv_backlog_init(struct wv_backlog *b) {
     memset(b, 0, sizeof *b);
+    for (int i = 0; i < WV_BACKLOG; i++)
+        b->slot[i] = (uint8_t)i;
     b->memory = malloc((size_t)WV_BACKLOG * WV_SLOT);
     return b->memory ? 0 : -1;
 }

@@ -34,25 +34,32 @@ int wv_flows_bulk(struct wv_flows *f, const struct wv_vnet *vnet, const uint8_t 
 struct wv_backlog {
     uint8_t *memory;
     uint32_t head, count;
-    size_t len[WV_BACKLOG]; /* octets read, virtio header included */
+    uint8_t slot[WV_BACKLOG]; /* where: from `head` on those that wait, then the free ones, the last used first */
+    size_t len[WV_BACKLOG];   /* octets read, virtio header included */
 };
 
 int wv_backlog_init(struct wv_backlog *b); /* 0, or -1 without memory */
 void wv_backlog_free(struct wv_backlog *b);
 
+static inline uint8_t *wv_backlog_at(const struct wv_backlog *b, uint32_t i) {
+    return b->memory + (size_t)b->slot[i % WV_BACKLOG] * WV_SLOT + WV_HEADROOM;
+}
 /* Where the next frame may be read to, or NULL when it is full. WV_HEADROOM octets before it are writable. */
 static inline uint8_t *wv_backlog_room(const struct wv_backlog *b) {
-    return b->count < WV_BACKLOG ? b->memory + (size_t)((b->head + b->count) % WV_BACKLOG) * WV_SLOT + WV_HEADROOM : NULL;
+    return b->count < WV_BACKLOG ? wv_backlog_at(b, b->head + b->count) : NULL;
 }
 /* Keeps what was read there. */
 static inline void wv_backlog_push(struct wv_backlog *b, size_t len) {
     b->len[(b->head + b->count++) % WV_BACKLOG] = len;
 }
-/* Takes the oldest; it is good until the next push. */
+/* Takes the oldest; it is good until the next is read. */
 static inline uint8_t *wv_backlog_pop(struct wv_backlog *b, size_t *len) {
-    uint8_t *at = b->memory + (size_t)b->head * WV_SLOT + WV_HEADROOM;
-    *len = b->len[b->head];
-    b->head = (b->head + 1) % WV_BACKLOG;
+    uint32_t first = b->head, next = (b->head + b->count) % WV_BACKLOG;
+    uint8_t *at = wv_backlog_at(b, first), slot = b->slot[first];
+    *len = b->len[first];
+    b->slot[first] = b->slot[next]; /* its memory, which is in the cache, is what is read to next */
+    b->slot[next] = slot;
+    b->head = (first + 1) % WV_BACKLOG;
     b->count--;
     return at;
 }

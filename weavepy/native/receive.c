@@ -295,7 +295,7 @@ void wv_receive_init(struct wv_rx *rx) {
         rx->messages[i].msg_hdr = (struct msghdr){.msg_name = &rx->from[i].sa, .msg_iov = &rx->iov[i], .msg_iovlen = 1,
                                                   .msg_control = rx->control[i].bytes};
     }
-    rx->slots = WV_RX_SLOTS_MIN;
+    rx->slots = WV_RX_SLOTS;
 }
 
 static int take(struct wv_rx *rx, int fd) {
@@ -306,7 +306,8 @@ static int take(struct wv_rx *rx, int fd) {
     return recvmmsg(fd, rx->messages, rx->slots, MSG_DONTWAIT, NULL);
 }
 
-static void handle(struct wv_shard *s, struct wv_rx *rx, int n) {
+/* Returns the octets that came. */
+static size_t handle(struct wv_shard *s, struct wv_rx *rx, int n) {
     size_t bytes = 0;
     for (int i = 0; i < n; i++) {
         struct msghdr *m = &rx->messages[i].msg_hdr;
@@ -324,15 +325,21 @@ static void handle(struct wv_shard *s, struct wv_rx *rx, int n) {
     }
     wv_rebuild_flush(&s->rebuild); /* the receive buffers are used again */
     if (n > 0) {
-        /* A burst has about as many octets whether they come as trains or one by one. */
-        size_t fit = bytes ? (size_t)WV_BURST_BYTES * (size_t)n / bytes : WV_RX_SLOTS;
-        rx->slots = fit < WV_RX_SLOTS_MIN ? WV_RX_SLOTS_MIN : fit < WV_RX_SLOTS ? (uint32_t)fit : WV_RX_SLOTS;
+        /* As many octets each time, whether they come as trains or one by one. */
+        size_t fit = bytes ? (size_t)WV_TAKE_BYTES * (size_t)n / bytes : WV_RX_SLOTS;
+        rx->slots = fit < 1 ? 1 : fit < WV_RX_SLOTS ? (uint32_t)fit : WV_RX_SLOTS;
     }
+    return bytes;
 }
 
 void wv_receive_burst(struct wv_shard *s, int bulk) {
-    /* Bulk is taken first and handled last: what is quick and was sent before it can't come after it. */
-    int n = bulk ? take(s->rx, s->udp_fd) : 0;
-    handle(s, s->rx_quick, take(s->rx_quick, s->quick_fd));
-    handle(s, s->rx, n);
+    size_t bytes = 0;
+    int n, full;
+    do {
+        /* Bulk is taken first and handled last: what is quick and was sent before it can't come after it. */
+        n = bulk ? take(s->rx, s->udp_fd) : 0;
+        full = n == (int)s->rx->slots;
+        handle(s, s->rx_quick, take(s->rx_quick, s->quick_fd));
+        bytes += handle(s, s->rx, n);
+    } while (bulk && full && bytes < WV_BURST_BYTES);
 }

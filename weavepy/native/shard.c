@@ -1,6 +1,7 @@
 #include "shard.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -162,6 +163,16 @@ static void watch_tap(struct wv_shard *s, int watched) {
     epoll_ctl(s->epoll_fd, watched ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, s->tap_fd, &tap);
 }
 
+/* A program that keeps the CPU isn't offered it again soon: who yields gives up the rest of its share as well. */
+void wv_let_others_run(struct wv_shard *s) {
+    if (s->now_ms - s->kept_at_ms < WV_KEEP_MS)
+        return;
+    uint64_t before = wv_now_us();
+    sched_yield();
+    if (wv_now_us() - before > WV_YIELD_US)
+        s->kept_at_ms = s->now_ms;
+}
+
 void *wv_shard_run(void *context) {
     struct wv_shard *s = context;
     struct wv_engine *e = s->engine;
@@ -193,6 +204,8 @@ void *wv_shard_run(void *context) {
         if (tap)
             wv_capture_burst(s);
         wv_outbox_flush(s);
+        if (bulk || s->backlog.count)
+            wv_let_others_run(s);
         if (s->tap_lost)
             watch_tap(s, 0);
     }

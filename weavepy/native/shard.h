@@ -17,15 +17,17 @@
 
 enum {
     WV_BURST_FRAMES = 64,
-    WV_BURST_BYTES = 256 * 1024,
+    WV_BURST_BYTES = 128 * 1024,
     WV_ARENA = 512 * 1024,
     WV_SEND_BYTES = 48 * 1024,  /* sealed octets that go out before the burst is over: while they are in the cache */
     WV_MESSAGES = 128,
+    WV_YIELD_US = 1000,         /* who keeps the CPU longer when it is offered */
+    WV_KEEP_MS = 100,           /* isn't offered it for so long */
     WV_TRAIN_SEGMENTS = 64,     /* UDP_SEGMENT takes no more before Linux 6.9 */
     WV_TRAIN_BYTES = 65000,     /* one UDP send, with room for IPv6 */
     WV_DATAGRAM_MAX = 65507,
-    WV_RX_SLOTS_MIN = 4,        /* messages taken at once when they are whole trains, */
-    WV_RX_SLOTS = 64,           /* and when the kernel hands datagrams over singly: a super-frame of them and more */
+    WV_TAKE_BYTES = 64 * 1024,  /* octets that are taken from a socket before they are handled, about: they stay in the cache */
+    WV_RX_SLOTS = 64,           /* messages for that, when the kernel hands datagrams over singly */
     WV_RX_BYTES = 65536,
 };
 
@@ -74,12 +76,16 @@ struct wv_shard {
     struct wv_rebuild rebuild;
     struct wv_parts parts;
     uint32_t told_at_ms, told; /* how often senders were told that something is too big */
+    uint32_t kept_at_ms;       /* when the CPU was last gone for too long */
     int probing;               /* the next send is a probe: a refusal is an answer */
 };
 
 struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int udp_fd, int quick_fd);
 void wv_shard_free(struct wv_shard *s);
 void *wv_shard_run(void *shard); /* the thread */
+/* After each burst of bulk: who woke up meanwhile, a container with a quick frame or the control plane, would else wait for
+ * a tick of the scheduler, several milliseconds. */
+void wv_let_others_run(struct wv_shard *s);
 
 static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n) {
     atomic_store_explicit(&s->counters[c], atomic_load_explicit(&s->counters[c], memory_order_relaxed) + n,

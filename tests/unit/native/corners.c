@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <netinet/udp.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shard.h"
@@ -19,6 +20,8 @@ enum { INDEX = 0x1001, PEER = 7 };
 
 static size_t segment_max; /* longer ones are refused with EMSGSIZE, as by a kernel with this path MTU */
 static unsigned singles, trains;
+static unsigned yields, yield_us; /* for how long others then run */
+static uint64_t later_us;
 
 static size_t segment_of(struct msghdr *m) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
@@ -47,6 +50,20 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *m, int flags) {
     (void)fd, (void)flags;
     singles++;
     return (ssize_t)m->msg_iov->iov_len;
+}
+
+int __real_clock_gettime(clockid_t clock, struct timespec *t);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t) {
+    int r = __real_clock_gettime(clock, t);
+    t->tv_sec += (time_t)(later_us / 1000000);
+    return r;
+}
+
+int __wrap_sched_yield(void) {
+    yields++;
+    later_us += yield_us;
+    return 0;
 }
 
 static struct wv_engine *new_engine(int clear) {
@@ -171,10 +188,45 @@ static int the_backlog_is_a_queue(void) {
         uint8_t *at = wv_backlog_pop(&b, &len);
         HOLDS(len == 100 + out && at[0] == (out & 0xff) && at[-WV_HEADROOM] == (out & 0xff));
     }
+    while (b.count)
+        wv_backlog_pop(&b, &len);
+    uint8_t *hot = wv_backlog_room(&b);
+    for (int i = 0; i < 2 * WV_BACKLOG; i++) { /* what was used last is in the cache */
+        HOLDS(wv_backlog_room(&b) == hot);
+        wv_backlog_push(&b, 1);
+        HOLDS(wv_backlog_pop(&b, &len) == hot);
+    }
     wv_backlog_free(&b);
     return 0;
 }
 
+/* The CPU is offered after each burst; once it was gone for long, only some time later again. */
+static int a_hog_is_offered_the_cpu_rarely(void) {
+    struct wv_engine *e = new_engine(0);
+    HOLDS(e);
+    struct wv_shard *s = e->shards[0];
+    s->now_ms = 1000;
+    yields = yield_us = 0;
+    for (int i = 0; i < 10; i++)
+        wv_let_others_run(s);
+    HOLDS(yields == 10);
+    yield_us = 5000000;
+    for (int i = 0; i < 10; i++)
+        wv_let_others_run(s);
+    HOLDS(yields == 11);
+    s->now_ms += WV_KEEP_MS - 1;
+    wv_let_others_run(s);
+    HOLDS(yields == 11);
+    s->now_ms++;
+    yield_us = 0;
+    for (int i = 0; i < 10; i++)
+        wv_let_others_run(s);
+    HOLDS(yields == 21);
+    wv_engine_destroy(e);
+    return 0;
+}
+
 int main(void) {
-    return flows_are_told_apart() || the_backlog_is_a_queue() || clear_mode_has_no_end() || a_sealing_key_has_one() || worn_is_heard() || one_step_for_one_send();
+    return flows_are_told_apart() || the_backlog_is_a_queue() || clear_mode_has_no_end() || a_sealing_key_has_one() ||
+           worn_is_heard() || one_step_for_one_send() || a_hog_is_offered_the_cpu_rarely();
 }
