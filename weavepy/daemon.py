@@ -195,7 +195,7 @@ def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack)
         data_sockets,
         gso="gso" not in off,
         gro="gro" not in off,
-        uso=overlay.uso,
+        uso="uso" in overlay.offloads,
     )
     return _Host(listener, api_sockets, overlay, engine, warnings)
 
@@ -263,6 +263,8 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             attachments,
             warnings=warnings,
             interface=f"{host.overlay.tap} (via TAP)",
+            tap_offloads=host.overlay.offloads,
+            ciphers={name: by for name, by in _fastpath.BACKENDS.items() if name in settings.ciphers},
             request_stop=stop.set,
         )
         api = Api(operator)

@@ -30,13 +30,13 @@ class Overlay:
     """What the engine is given. `tap_fds`: one per queue, non-blocking, vnet header of 10 bytes, offloads
     set.
 
-    `uso`: the kernel leaves UDP segmentation to us too, and takes such frames back.
+    `offloads`: what the kernel leaves to us and takes back, of csum, tso and uso.
     """
 
     bridge: str
     tap: str
     tap_fds: list[int]
-    uso: bool
+    offloads: frozenset[str]
 
 
 def preflight() -> None:
@@ -69,7 +69,7 @@ def create_overlay(
     with route() as rt:
         made, bridge = _bridge(rt, mac, mtu)
         try:
-            fds, uso = open_tap(TAP, queues=queues, no_offload=no_offload)
+            fds, offloads = open_tap(TAP, queues=queues, no_offload=no_offload)
         except BaseException:
             if made:
                 rt.delete_link(bridge.index)
@@ -86,7 +86,7 @@ def create_overlay(
             for fd in fds:
                 os.close(fd)
             raise
-    return Overlay(bridge=BRIDGE, tap=TAP, tap_fds=fds, uso=uso)
+    return Overlay(bridge=BRIDGE, tap=TAP, tap_fds=fds, offloads=offloads)
 
 
 def remove_overlay() -> list[str]:

@@ -26,17 +26,15 @@ _IFF_TAP: Final = 0x0002
 _IFF_MULTI_QUEUE: Final = 0x0100
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
-_F_CSUM: Final = 0x01
-_F_TSO: Final = (
-    0x02 | 0x04 | 0x08
-)  # TSO4, TSO6, TSO_ECN: without the last, frames with CWR are segmented by the kernel
-_F_USO: Final = 0x20 | 0x40  # USO4, USO6: together or not at all; Linux 6.2
+# In the order of their age: TUN_F_CSUM, then TSO4 with TSO6 and TSO_ECN (without the last, frames with CWR are
+# segmented by the kernel), then USO4 and USO6 (together or not at all; Linux 6.2).
+_FEATURES: Final = {"csum": 0x01, "tso": 0x02 | 0x04 | 0x08, "uso": 0x20 | 0x40}
 _BUSY_WAIT_S: Final = 1.0  # a killed router's descriptors may outlive it for a moment
 
 
-def open_tap(name: str, *, queues: int, no_offload: frozenset[str]) -> tuple[list[int], bool]:
-    """Creates the TAP and returns one non-blocking descriptor per queue, and whether UDP segmentation is left
-    to us.
+def open_tap(name: str, *, queues: int, no_offload: frozenset[str]) -> tuple[list[int], frozenset[str]]:
+    """Creates the TAP and returns one non-blocking descriptor per queue, and what the kernel leaves to us, of
+    csum, tso and uso.
 
     The descriptors carry a vnet header of 10 bytes and don't survive exec. LocalError when there is no TUN
     device or somebody else has the TAP.
@@ -45,15 +43,15 @@ def open_tap(name: str, *, queues: int, no_offload: frozenset[str]) -> tuple[lis
     try:
         for _ in range(queues):
             fds.append(_open_queue(name, multi_queue=queues > 1))
-        uso = False
+        offloads: frozenset[str] = frozenset()
         for fd in fds:
             fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
-            uso = _set_offloads(fd, no_offload)
+            offloads = _set_offloads(fd, no_offload)
     except BaseException:
         for fd in fds:
             os.close(fd)
         raise
-    return fds, uso
+    return fds, offloads
 
 
 def _open_queue(name: str, *, multi_queue: bool) -> int:
@@ -93,17 +91,13 @@ def _why_no_tap(name: str, error: OSError) -> str:
     return f"cannot create the TAP {name}: {error.strerror}"
 
 
-def _set_offloads(fd: int, no_offload: frozenset[str]) -> bool:
-    wanted: list[int] = []
-    if "csum" not in no_offload:
-        wanted.append(_F_CSUM)
-        wanted += [_F_TSO] if "tso" not in no_offload else []
-        wanted += [_F_USO] if "uso" not in no_offload else []
+def _set_offloads(fd: int, no_offload: frozenset[str]) -> frozenset[str]:
+    wanted = [] if "csum" in no_offload else [name for name in _FEATURES if name not in no_offload]
     while wanted:
         with contextlib.suppress(OSError):
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, sum(wanted))
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, sum(_FEATURES[name] for name in wanted))
             break
         wanted.pop()
     else:
         fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
-    return _F_USO in wanted
+    return frozenset(wanted)

@@ -8,7 +8,7 @@ firewall.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from weavepy import __version__
@@ -42,6 +42,8 @@ class Operator:
         *,
         warnings: Sequence[str],
         interface: str,
+        tap_offloads: Set[str],
+        ciphers: Mapping[str, str],  # what seals, and by which implementation; empty in clear mode
         request_stop: Callable[[], None],
     ) -> None:
         self._router = router
@@ -51,6 +53,8 @@ class Operator:
         self._attachments = attachments
         self._warnings = tuple(warnings)
         self._interface = interface
+        self._tap_offloads = tap_offloads
+        self._ciphers = dict(ciphers)
         self._request_stop = request_stop
 
     def report(self) -> dict[str, Any]:
@@ -94,7 +98,13 @@ class Operator:
             index = (connection.get("Attrs") or {}).get("index")
             if index and connection["State"] == "established":
                 links[connection["Address"]] = engine.link_counters(index)
-        return {"Counters": engine.counters(), "Offloads": engine.offloads(), "Links": links}
+        offloads = {name: name in self._tap_offloads for name in ("csum", "tso")} | engine.offloads()
+        return {
+            "Counters": engine.counters(),
+            "Offloads": offloads,
+            "Ciphers": self._ciphers,
+            "Links": links,
+        }
 
     async def connect(self, peers: Sequence[str], *, replace: bool, wait_s: float) -> list[dict[str, Any]]:
         """Makes `peers` targets, waits up to `wait_s` for each to be connected or refused, and says which."""

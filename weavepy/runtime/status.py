@@ -40,6 +40,7 @@ def render_status(report: Report) -> str:
     low, high = router["ProtocolMinVersion"], router["ProtocolMaxVersion"]
     versions = str(high) if low == high else f"{low}..{high}"
     targets = router["Targets"] or []
+    fastpath = router["OverlayDiagnostics"]["fastpath"]
     lines = [
         _label("Version", report["Version"]),
         "",
@@ -52,6 +53,8 @@ def render_status(report: Report) -> str:
         _label("Connections", _connections_summary(router["Connections"] or [])),
         _label("Peers", _peers_summary(router["Peers"] or [])),
         _label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
+        _label("Ciphers", ", ".join(f"{name} by {by}" for name, by in fastpath["Ciphers"].items()) or "none"),
+        _label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
         "",
         *(f"Warning: {_visible(text)}" for text in [*report.get("Warnings", ()), *_mtu_warnings(report)]),
     ]

@@ -31,6 +31,7 @@ REPORT = {
         "Connections": [],
         "Targets": ["b", "a"],
         "TrustedSubnets": [],
+        "OverlayDiagnostics": {"fastpath": {"Ciphers": {}, "Offloads": {}}},
     },
 }
 

@@ -90,6 +90,8 @@ def operator() -> tuple[Operator, Shell, Targets]:
         cast(Any, SimpleNamespace(present={70: attached})),
         warnings=("look out",),
         interface="vethwe-tap (via TAP)",
+        tap_offloads={"tso"},
+        ciphers={"aes-256-gcm": "libcrypto"},
         request_stop=lambda: None,
     )
     return value, shell, targets
@@ -110,7 +112,8 @@ def test_the_report_is_one_picture() -> None:
     ]
     assert router["OverlayDiagnostics"]["fastpath"] == {
         "Counters": {"drop_tag": 3, "tap_frames": 7},
-        "Offloads": {"gso": True},
+        "Offloads": {"csum": False, "tso": True, "gso": True},
+        "Ciphers": {"aes-256-gcm": "libcrypto"},
         "Links": {"10.0.0.2:6783": {"index": 5}},
     }
     assert router["CaptureStats"] == {"PacketsReceived": 7}

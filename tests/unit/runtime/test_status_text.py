@@ -41,6 +41,10 @@ UP = connection(
 DOWN = connection("10.0.0.9:6783", "retrying", "connection refused, retry in 2s")
 
 
+CIPHERS = {"aes-256-gcm": "vaes", "chacha20-poly1305": "libcrypto"}
+OFFLOADS = {"csum": True, "tso": True, "gso": False, "gro": True}
+
+
 def report(*connections: dict[str, Any], **router: Any) -> dict[str, Any]:
     peers = [
         {
@@ -74,6 +78,7 @@ def report(*connections: dict[str, Any], **router: Any) -> dict[str, Any]:
             "Connections": list(connections),
             "Targets": ["10.0.0.2"],
             "TrustedSubnets": [],
+            "OverlayDiagnostics": {"fastpath": {"Ciphers": CIPHERS, "Offloads": OFFLOADS}},
             **router,
         },
     }
@@ -91,6 +96,8 @@ GOLDEN = """\
     Connections: 2 (1 established, 1 retrying)
           Peers: 2 (with 1 established connections)
  TrustedSubnets: none
+        Ciphers: aes-256-gcm by vaes, chacha20-poly1305 by libcrypto
+       Offloads: csum, tso, gro
 
 1 of 2 peers established. Not connected: 10.0.0.9:6783: connection refused, retry in 2s \
 (is the router running there, and is the port right?).
@@ -103,8 +110,14 @@ def test_status_is_what_weave_printed_and_a_verdict() -> None:
 
 def test_every_label_ends_at_column_15() -> None:
     labelled = [line for line in render_status(report(UP)).split("\n") if re.match(r" *\w+: ", line)]
-    assert len(labelled) == 10
+    assert len(labelled) == 12
     assert {line.index(":") for line in labelled} == {15}
+
+
+def test_a_router_that_neither_seals_nor_offloads() -> None:
+    none = {"fastpath": {"Ciphers": {}, "Offloads": dict.fromkeys(OFFLOADS, False)}}
+    text = render_status(report(UP, OverlayDiagnostics=none))
+    assert "\n        Ciphers: none\n       Offloads: none\n" in text
 
 
 def test_a_range_of_protocols_and_weave_scripts() -> None:
