@@ -1,5 +1,6 @@
 #include "frame.h"
 
+#include "checksum.h"
 #include "wire.h"
 
 enum { ETH_VLAN = 0x8100, ETH_QINQ = 0x88a8, ETH_IPV4 = 0x0800, ETH_IPV6 = 0x86dd };
@@ -74,11 +75,33 @@ int wv_parse_headers(const uint8_t *frame, size_t len, struct wv_headers *h) {
     }
 }
 
-uint16_t wv_ipv4_checksum(const uint8_t *header, size_t len) {
-    uint32_t sum = 0;
-    for (size_t i = 0; i + 1 < len; i += 2)
-        sum += wv_get16(header + i);
-    while (sum >> 16)
-        sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~sum;
+void wv_narrow_headers(uint8_t *header, const struct wv_headers *h, uint32_t total, uint16_t gso_size, uint32_t first, uint32_t n) {
+    uint8_t *ip = header + h->ip, *l4 = header + h->l4;
+    int tcp = h->protocol == WV_PROTO_TCP;
+    uint32_t transport = (uint32_t)(h->end - h->l4) + n, whole = (uint32_t)(h->end - h->l4) + total;
+
+    if (h->version == 4) {
+        wv_put16(ip + 2, (uint32_t)(h->end - h->ip) + n);
+        wv_put16(ip + 4, wv_get16(ip + 4) + first / gso_size);
+        wv_put16(ip + 10, 0);
+        wv_put16(ip + 10, wv_checksum(ip, (size_t)(h->l4 - h->ip)));
+    } else {
+        wv_put16(ip + 4, (uint32_t)(h->end - h->ip - 40) + n);
+    }
+    /* Of the pseudo header only the length changes. */
+    uint8_t *checksum = l4 + (tcp ? WV_TCP_CHECKSUM : WV_UDP_CHECKSUM);
+    uint32_t sum = wv_get16(checksum) + transport + (~whole & 0xffff);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    wv_put16(checksum, sum);
+    if (tcp) {
+        enum { FIN = 0x01, PSH = 0x08, CWR = 0x80 };
+        wv_put32(l4 + 4, wv_get32(l4 + 4) + first);
+        if (first)
+            l4[13] &= (uint8_t)~CWR;
+        if (first + n < total)
+            l4[13] &= (uint8_t)~(FIN | PSH);
+    } else {
+        wv_put16(l4 + 4, transport);
+    }
 }

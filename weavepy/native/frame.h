@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { WV_PROTO_TCP = 6, WV_PROTO_UDP = 17 };
+enum { WV_PROTO_TCP = 6, WV_PROTO_UDP = 17, WV_TCP_CHECKSUM = 16, WV_UDP_CHECKSUM = 6 };
 
 struct wv_headers {
     uint8_t version;  /* 4 or 6 */
@@ -19,7 +19,8 @@ struct wv_headers {
  * for IP fragments, and when a header reaches beyond `len` or 65,535. */
 int wv_parse_headers(const uint8_t *frame, size_t len, struct wv_headers *out);
 
-/* The one's complement sum of an IPv4 header, folded and inverted: what its checksum field must hold. */
-uint16_t wv_ipv4_checksum(const uint8_t *header, size_t len);
+/* Makes the headers of a super-frame with `total` octets of payload those of payload octets [first, first + n) of it. The TCP
+ * or UDP checksum field holds the sum of the pseudo header, before and after. The three lengths are in bounds for an IP packet. */
+void wv_narrow_headers(uint8_t *header, const struct wv_headers *h, uint32_t total, uint16_t gso_size, uint32_t first, uint32_t n);
 
 #endif

@@ -1,6 +1,6 @@
 #include "icmp.h"
 
-#include "frame.h"
+#include "checksum.h"
 #include "wire.h"
 
 enum { ICMP = 1, ICMPV6 = 58 };
@@ -72,7 +72,7 @@ static size_t too_big_v4(const uint8_t *frame, size_t len, size_t at, uint32_t m
     p[9] = ICMP;
     memcpy(p + 12, ip + 16, 4);
     memcpy(p + 16, ip + 12, 4);
-    wv_put16(p + 10, wv_ipv4_checksum(p, 20));
+    wv_put16(p + 10, wv_checksum(p, 20));
     p[20] = 3; /* destination unreachable: fragmentation needed */
     p[21] = 4;
     wv_put16(p + 26, mtu);

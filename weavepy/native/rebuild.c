@@ -6,48 +6,11 @@ static void put_virtio(struct wv_vnet *v, const struct wv_rebuild *b, size_t pay
         .flags = WV_VNET_NEEDS_CSUM,
         .hdr_len = s->header_len,
         .csum_start = s->csum_start,
-        .csum_offset = b->headers.protocol == WV_PROTO_TCP ? 16 : 6,
+        .csum_offset = b->headers.protocol == WV_PROTO_TCP ? WV_TCP_CHECKSUM : WV_UDP_CHECKSUM,
     };
     if (payload > s->gso_size) {
         v->gso_type = s->gso_type;
         v->gso_size = s->gso_size;
-    }
-}
-
-/* Rewrites the header copy from the whole super-frame's to that of payload octets [first, first + payload). The
- * checksum field holds the sum of the pseudo header only, so its length is all that changes in it. */
-static void patch_header(struct wv_rebuild *b, uint8_t *header, uint32_t first, size_t payload) {
-    const struct wv_slice *s = &b->slice;
-    const struct wv_headers *h = &b->headers;
-    uint8_t *ip = header + h->ip, *l4 = header + h->l4;
-    int tcp = h->protocol == WV_PROTO_TCP;
-    size_t transport = (size_t)(s->header_len - h->l4) + payload;
-    size_t whole = (size_t)(s->header_len - h->l4) + s->total;
-
-    if (first == 0 && payload == s->total)
-        return;
-    if (h->version == 4) {
-        wv_put16(ip + 2, (uint32_t)(s->header_len - h->ip + payload));
-        wv_put16(ip + 4, wv_get16(ip + 4) + first / s->gso_size);
-        wv_put16(ip + 10, 0);
-        wv_put16(ip + 10, wv_ipv4_checksum(ip, (size_t)(h->l4 - h->ip)));
-    } else {
-        wv_put16(ip + 4, (uint32_t)(s->header_len - h->ip - 40 + payload));
-    }
-    uint8_t *checksum = l4 + (tcp ? 16 : 6);
-    uint32_t sum = wv_get16(checksum) + (uint32_t)transport + (~(uint32_t)whole & 0xffff);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    wv_put16(checksum, sum);
-    if (tcp) {
-        enum { FIN = 0x01, PSH = 0x08, CWR = 0x80 };
-        wv_put32(l4 + 4, wv_get32(l4 + 4) + first);
-        if (first)
-            l4[13] &= (uint8_t)~CWR;
-        if (first + payload < s->total)
-            l4[13] &= (uint8_t)~(FIN | PSH);
-    } else {
-        wv_put16(l4 + 4, (uint32_t)transport);
     }
 }
 
@@ -58,7 +21,8 @@ void wv_rebuild_flush(struct wv_rebuild *b) {
     size_t payload = b->next - b->first;
     b->open = 0;
     put_virtio(&vnet, b, payload);
-    patch_header(b, b->header, b->first, payload);
+    if (payload < b->slice.total)
+        wv_narrow_headers(b->header, &b->headers, b->slice.total, b->slice.gso_size, b->first, (uint32_t)payload);
     b->iov[0] = (struct iovec){&vnet, sizeof vnet};
     b->iov[1] = (struct iovec){b->header, b->slice.header_len};
     b->sink(b->context, b->iov, b->n, b->slice.header_len + payload);
