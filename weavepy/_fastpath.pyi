@@ -63,6 +63,11 @@ def too_big(frame: bytes, fits: int) -> bytes | None:
 def unpack(plaintexts: list[bytes], uso: bool = True) -> list[tuple[bytes, bytes]]:
     """Rebuilds what a shard would write to the TAP: (virtio_net_hdr, frame) each. Raises WireError on bad records."""
 
+def segment(vnet: bytes, pieces: list[bytes], room: int = 65557) -> list[bytes]:
+    """Makes real frames of one (super-)frame; its headers are all in the first piece.
+
+    Raises WireError if it isn't what its virtio_net_hdr says, or if a segment is larger than `room`."""
+
 def gob_pairs(
     data: bytes,
     at: int,

@@ -178,6 +178,13 @@ cdef extern from "icmp.h" nogil:
     uint32_t wv_mtu_to_tell(const uint8_t *frame, size_t len, size_t fits)
     size_t wv_too_big(const uint8_t *frame, size_t len, uint32_t mtu, uint8_t *out, size_t cap)
 
+cdef extern from "segment.h" nogil:
+    struct wv_segmenter:
+        size_t longest
+        uint32_t total, offset
+    int wv_segmenter_init(wv_segmenter *s, const wv_vnet *vnet, const iovec *pieces, int n)
+    size_t wv_segment_next(wv_segmenter *s, uint8_t *out, size_t cap)
+
 cdef extern from "table.h" nogil:
     struct wv_address:
         sockaddr_storage sa
@@ -617,6 +624,51 @@ def unpack(list plaintexts, bint uso=True):
             free(memory[i])
         free(memory)
         wv_parts_free(&parts)
+
+
+def segment(bytes vnet, list pieces, size_t room=WV_FRAME_MAX):
+    cdef wv_vnet header
+    cdef wv_segmenter segmenter
+    cdef iovec *iov = NULL
+    cdef uint8_t *out = NULL
+    cdef size_t i, n, count = len(pieces)
+    if len(vnet) != sizeof(header):
+        raise WireError("a virtio_net_hdr has 10 bytes")
+    if count > 1024:
+        raise ValueError("1,024 pieces at most")
+    memcpy(&header, <const char *>vnet, sizeof(header))
+    frames = []
+    try:
+        iov = <iovec *>calloc(count or 1, sizeof(iovec))
+        if iov == NULL:
+            raise MemoryError
+        for i in range(count):
+            piece = <bytes?>pieces[i]
+            iov[i].iov_base = malloc(len(piece) or 1)
+            if iov[i].iov_base == NULL:
+                raise MemoryError
+            iov[i].iov_len = len(piece)
+            memcpy(iov[i].iov_base, <const char *>piece, len(piece))
+        if wv_segmenter_init(&segmenter, &header, iov, <int>count) < 0:
+            raise WireError("the frame isn't what its virtio header says")
+        if room > segmenter.longest:
+            room = segmenter.longest  # nothing behind it may be written to
+        out = <uint8_t *>malloc(room or 1)
+        if out == NULL:
+            raise MemoryError
+        while True:
+            n = wv_segment_next(&segmenter, out, room)
+            if n == 0:
+                break
+            frames.append(out[:n])
+        if segmenter.offset < segmenter.total:
+            raise WireError("a segment doesn't fit")
+        return frames
+    finally:
+        for i in range(count if iov != NULL else 0):
+            free(iov[i].iov_base)
+        free(iov)
+        free(out)
 
 
 cdef int gob_octets_of(bytes kinds, uint32_t *octets) except -1:
