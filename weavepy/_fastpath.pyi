@@ -68,6 +68,11 @@ def segment(vnet: bytes, pieces: list[bytes], room: int = 65557) -> list[bytes]:
 
     Raises WireError if it isn't what its virtio_net_hdr says, or if a segment is larger than `room`."""
 
+def fragment(frame: bytes, mtu: int, room: int = 65557) -> list[bytes]:
+    """Cuts the frame's IPv4 packet into fragments of at most `mtu` bytes.
+
+    Raises WireError if it may not be cut, or if a fragment's frame is larger than `room`."""
+
 def gob_pairs(
     data: bytes,
     at: int,

@@ -185,6 +185,13 @@ cdef extern from "segment.h" nogil:
     int wv_segmenter_init(wv_segmenter *s, const wv_vnet *vnet, const iovec *pieces, int n)
     size_t wv_segment_next(wv_segmenter *s, uint8_t *out, size_t cap)
 
+cdef extern from "fragment.h" nogil:
+    struct wv_fragmenter:
+        size_t longest
+        uint32_t total, offset
+    int wv_fragmenter_init(wv_fragmenter *f, const uint8_t *frame, size_t len, size_t mtu)
+    size_t wv_fragment_next(wv_fragmenter *f, uint8_t *out, size_t cap)
+
 cdef extern from "table.h" nogil:
     struct wv_address:
         sockaddr_storage sa
@@ -668,6 +675,36 @@ def segment(bytes vnet, list pieces, size_t room=WV_FRAME_MAX):
         for i in range(count if iov != NULL else 0):
             free(iov[i].iov_base)
         free(iov)
+        free(out)
+
+
+def fragment(bytes frame, size_t mtu, size_t room=WV_FRAME_MAX):
+    cdef wv_fragmenter fragmenter
+    cdef uint8_t *memory = <uint8_t *>malloc(len(frame) or 1)
+    cdef uint8_t *out = NULL
+    cdef size_t n
+    frames = []
+    try:
+        if memory == NULL:
+            raise MemoryError
+        memcpy(memory, <const char *>frame, len(frame))
+        if wv_fragmenter_init(&fragmenter, memory, len(frame), mtu) < 0:
+            raise WireError("the frame can't be fragmented")
+        if room > fragmenter.longest:
+            room = fragmenter.longest
+        out = <uint8_t *>malloc(room or 1)
+        if out == NULL:
+            raise MemoryError
+        while True:
+            n = wv_fragment_next(&fragmenter, out, room)
+            if n == 0:
+                break
+            frames.append(out[:n])
+        if fragmenter.offset < fragmenter.total:
+            raise WireError("a fragment doesn't fit")
+        return frames
+    finally:
+        free(memory)
         free(out)
 
 
