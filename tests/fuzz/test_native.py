@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from weavepy import _fastpath, limits
-from weavepy._fastpath import Opener, Sealer, pack, unpack
+from weavepy._fastpath import Opener, Sealer, fragment, pack, segment, unpack
 from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.topology import ConnectionSummary, PeerRecord, encode_topology
 from weavepy.wire.topologynews import decode_news_untrusted
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "native"))
-from frames import NONE, super_frame
+from frames import NONE, super_frame, vnet
 
 ROUNDS = 100_000
 
@@ -85,6 +85,72 @@ def test_captured_frames():
         except WireError:
             # A kernel that says nonsense (segments of a few octets) is believed; its peer isn't fooled.
             assert (header, frame) not in good
+
+
+def test_segments():
+    """Of whole frames and of what is rebuilt from slices, good or not; the pieces are where they happen to be."""
+    rng = random.Random(5)
+    good = [
+        super_frame(kind=k, gso=120, payload=400, vlan=v)
+        for k in ("tcp4", "tcp6", "tcp6ext", "udp4", "udp6")
+        for v in (0, 1)
+    ]
+    good.append((vnet(csum_start=34, csum_offset=16), good[0][1]))
+    cut = 0
+    for _ in range(ROUNDS):
+        header, frame = rng.choice(good)
+        header = mutated(rng, header).ljust(10, b"\0") if rng.random() < 0.5 else header
+        frame = mutated(rng, frame) if rng.random() < 0.7 else frame
+        at = sorted(rng.randrange(len(frame) + 1) for _ in range(rng.randrange(3)))
+        pieces = [frame[a:b] for a, b in zip([0, *at], [*at, len(frame)], strict=True)]
+        room = rng.choice([65557, rng.randrange(300)])
+        try:
+            frames = segment(header, pieces, room)
+        except WireError:
+            continue
+        cut += len(frames) > 1
+        assert all(0 < len(f) <= room for f in frames)
+        assert sum(map(len, frames)) <= len(frame) ** 2
+        if header[1] == 0:
+            assert [len(f) for f in frames] == [len(frame)]
+    assert cut > ROUNDS // 100
+
+
+def test_segments_of_rebuilt_slices():
+    """Whatever a peer sends as slices: what is made of it for the TAP can be segmented."""
+    rng, good = random.Random(6), seeds()
+    for _ in range(ROUNDS // 4):
+        batch = [mutated(rng, rng.choice(good)) if rng.random() < 0.5 else rng.choice(good) for _ in range(3)]
+        try:
+            frames = unpack(batch, uso=rng.random() < 0.5)
+        except WireError:
+            continue
+        for header, frame in frames:
+            parts = segment(header, [frame])
+            assert sum(map(len, parts)) >= len(frame)
+            assert header[1] or len(parts) == 1
+
+
+def test_fragments():
+    rng = random.Random(7)
+    good = [
+        super_frame(kind=k, payload=400, vlan=v)[1]
+        for k, v in (("tcp4", 0), ("udp4", 0), ("udp4", 0), ("udp4", 1))
+    ]
+    cut = 0
+    for _ in range(ROUNDS):
+        frame = mutated(rng, rng.choice(good)) if rng.random() < 0.9 else rng.randbytes(rng.randrange(80))
+        mtu = rng.choice([rng.randrange(100), rng.randrange(600), 65535])
+        try:
+            frames = fragment(frame, mtu)
+        except WireError:
+            continue
+        cut += len(frames) > 1
+        assert all(34 < len(f) <= 14 + mtu for f in frames)
+        assert sum(len(f) - 34 for f in frames) <= len(frame) * len(frames)
+        if len(frames) > 1:
+            assert fragment(frames[0], mtu) == [frames[0]]
+    assert cut > ROUNDS // 20
 
 
 def test_datagrams():
