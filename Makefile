@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 BUILT := $(VENV)/.built
 
-APT := build-essential python3-dev python3-venv libssl-dev iproute2 iptables nftables \
+APT := build-essential python3-dev python3-venv libssl-dev libsodium23 iproute2 iptables nftables \
        iperf3 iputils-ping tcpdump ethtool procps conntrack
 ifeq ($(shell uname -m),x86_64)
 APT += libipsec-mb-dev

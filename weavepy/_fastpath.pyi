@@ -31,6 +31,20 @@ class Window:
     def check(self, counter: int) -> bool:
         """Accepts each counter once, unless it is more than 8,191 behind the highest."""
 
+class SleevePackets:
+    """One end of Weave Net's sleeve overlay: packets only, no socket. `key` None: plain form. It counts by itself."""
+
+    def __init__(self, own: int, peer: int, key: bytes | None, *, dialled: bool) -> None: ...
+    def seal(self, frames: list[tuple[int, int, bytes]], *, df: bool) -> bytes:
+        """A packet of frames, each with its source and destination peer."""
+    def open(self, packet: bytes) -> list[tuple[int, int, bytes]]:
+        """Raises WireError for what isn't authentic, is replayed or is no packet."""
+
+class SleeveSeen:
+    """Sleeve's memory of received numbers by itself, for its tests."""
+
+    def check(self, number: int) -> bool: ...
+
 class MacTable:
     """The MAC table by itself, for its tests. Times are milliseconds, given by the caller."""
 

@@ -72,6 +72,26 @@ cdef extern from "aead.h" nogil:
     const wv_aead *wv_ipsecmb_chacha()
     const wv_aead wv_openssl_gcm, wv_openssl_chacha
 
+cdef extern from "sleeve.h" nogil:
+    enum: WV_SLEEVE_FRAME, WV_SLEEVE_REPLAY, WV_SLEEVE_TAG, WV_BOX_KEY
+    struct wv_sleeve_seen:
+        pass
+    struct wv_sleeve:
+        pass
+    struct wv_sleeve_frame:
+        uint64_t source, destination
+        uint8_t *data
+        size_t len
+    int wv_box_usable()
+    wv_sleeve *wv_sleeve_new(uint64_t self_, uint64_t peer, const uint8_t *key, int dialled)
+    void wv_sleeve_destroy(wv_sleeve *s)
+    size_t wv_sleeve_head(const wv_sleeve *s)
+    size_t wv_sleeve_seal(wv_sleeve *s, int df, uint8_t *packet, size_t len)
+    int wv_sleeve_open(wv_sleeve *s, uint8_t *packet, size_t len)
+    int wv_sleeve_fresh(wv_sleeve_seen *seen, uint64_t number)
+    int wv_sleeve_next(uint8_t **at, const uint8_t *end, wv_sleeve_frame *f)
+    void wv_sleeve_put(uint8_t *p, uint64_t source, uint64_t destination, size_t len)
+
 cdef extern from "window.h" nogil:
     struct wv_window:
         uint64_t next
@@ -412,6 +432,84 @@ cdef class Window:
             return False
         wv_window_accept(&self.window, counter)
         return True
+
+
+cdef class SleevePackets:
+    cdef wv_sleeve *sleeve
+
+    def __init__(self, uint64_t own, uint64_t peer, bytes key, *, bint dialled):
+        if self.sleeve != NULL:
+            raise ValueError("already initialised")
+        if key is not None and len(key) != WV_BOX_KEY:
+            raise ValueError(f"a key has {WV_BOX_KEY} bytes")
+        if key is not None and not wv_box_usable():
+            raise LocalError("the encrypted sleeve overlay needs libsodium (libsodium23 on Debian)")
+        cdef const uint8_t *secret = NULL
+        if key is not None:
+            secret = <const uint8_t *>PyBytes_AS_STRING(key)
+        self.sleeve = wv_sleeve_new(own, peer, secret, dialled)
+        if self.sleeve == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        wv_sleeve_destroy(self.sleeve)
+
+    def seal(self, list frames, *, bint df):
+        cdef size_t head = wv_sleeve_head(self.sleeve), at
+        plain = []
+        for source, destination, frame in frames:
+            one = bytearray(WV_SLEEVE_FRAME)
+            if len(frame) > 0xffff:
+                raise ValueError("a frame has at most 65,535 bytes")
+            wv_sleeve_put(one, source, destination, len(frame))
+            plain += [one, frame]
+        packet = bytearray(head) + b"".join(plain)
+        at = wv_sleeve_seal(self.sleeve, df, packet, len(packet) - head)
+        assert at == len(packet)
+        return bytes(packet)
+
+    def open(self, bytes packet):
+        cdef wv_sleeve_frame frame
+        cdef uint8_t *at
+        cdef uint8_t *end
+        cdef int more
+        # A buffer of exactly this length, so that a read beyond it is seen by the sanitizer.
+        cdef uint8_t *work = <uint8_t *>malloc(len(packet) or 1)
+        if work == NULL:
+            raise MemoryError
+        try:
+            memcpy(work, <const char *>packet, len(packet))
+            more = wv_sleeve_open(self.sleeve, work, len(packet))
+            if more != 0:
+                raise WireError({WV_SLEEVE_REPLAY: "replayed", WV_SLEEVE_TAG: "not authentic"}.get(more, "too short"))
+            at = work + wv_sleeve_head(self.sleeve)
+            end = work + len(packet)
+            frames = []
+            while True:
+                more = wv_sleeve_next(&at, end, &frame)
+                if more <= 0:
+                    break
+                frames.append((frame.source, frame.destination, <bytes>frame.data[:frame.len]))
+            if more < 0:
+                raise WireError("what is left is no frame")
+            return frames
+        finally:
+            free(work)
+
+
+cdef class SleeveSeen:
+    cdef wv_sleeve_seen *seen
+
+    def __cinit__(self):
+        self.seen = <wv_sleeve_seen *>calloc(1, sizeof(wv_sleeve_seen))
+        if self.seen == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.seen)
+
+    def check(self, uint64_t number):
+        return bool(wv_sleeve_fresh(self.seen, number))
 
 
 cdef uint32_t mac_age(uint32_t now, uint32_t seen):
