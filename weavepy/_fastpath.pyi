@@ -122,6 +122,7 @@ class Engine:
         tap_fds: list[int],
         udp_fds: list[int],
         *,
+        df_fd: int = -1,
         gso: bool = True,
         gro: bool = True,
         uso: bool = True,
@@ -134,7 +135,9 @@ class Engine:
 
         kind is "heartbeat" (number: microseconds of round trip), "alive" (datagrams arrive; once a second at most),
         "epoch" (the first one under a key; number: the epoch's low 32 bits), "moved", "worn", "probed" (number:
-        the size that arrived) or "toobig" (the kernel refused a train; the link's path MTU was stepped down)."""
+        the size that arrived) or "toobig" (the kernel refused a train; the link's path MTU was stepped down).
+        "sleeve-heartbeat" (number: the connection's UID in it), "sleeve-test" (number: the length of the frame of
+        zeros), "sleeve-toobig" (the kernel refused a packet with DF)."""
     def link_add(self, index: int, peer: int, clear: bool) -> None: ...
     def link_remote(
         self, index: int, remote_index: int, host: str, port: int, local_host: str, path_mtu: int
@@ -149,6 +152,16 @@ class Engine:
     def heartbeat(self, index: int, heard: bool, token: int = 0) -> None: ...
     def probe(self, index: int, size: int) -> None:
         """Sends a probe that makes an IP packet of `size` octets, which nobody may fragment."""
+    def sleeve_add(self, index: int, key: bytes | None, dialled: bool) -> None:
+        """Starts Weave Net's overlay on a link. `key` None: plain form; `dialled`: the control connection, by us."""
+    def sleeve_remove(self, index: int) -> None: ...
+    def sleeve_remote(self, index: int, host: str, port: int, local_host: str) -> None: ...
+    def sleeve_tune(self, index: int, mtu: int, payload: int, fragments: bool) -> None:
+        """Sets the frames' MTU, the most UDP payload with DF, both octets, and whether IP fragments pass."""
+    def sleeve_send(self, index: int, size: int, df: bool, uid: int = 0) -> None:
+        """Sends a frame of `size` zeros between the routers, with `uid` after its Ethernet header."""
+    def link_by_sleeve(self, index: int, by_sleeve: bool) -> None:
+        """Chooses which of the link's overlays carries frames."""
     def set_tables(
         self, peers: list[tuple[int, int, int]], trees: list[tuple[int, tuple[int, ...]]]
     ) -> None: ...

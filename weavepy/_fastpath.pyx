@@ -244,24 +244,31 @@ cdef extern from *:
 
 cdef extern from "engine.h" nogil:
     enum: WV_EVENT_HEARTBEAT, WV_EVENT_ALIVE, WV_EVENT_EPOCH, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED
-    enum: WV_EVENT_TOO_BIG, WV_EVENTS
+    enum: WV_EVENT_TOO_BIG, WV_EVENT_SLEEVE_HEARTBEAT, WV_EVENT_SLEEVE_TEST, WV_EVENT_SLEEVE_TOO_BIG, WV_EVENTS
     enum: WV_SHARDS_MAX
+    enum wv_command_kind:
+        WV_COMMAND_HEARTBEAT
+        WV_COMMAND_PROBE
+        WV_COMMAND_SLEEVE
     struct wv_command:
+        wv_command_kind kind
         uint32_t index
         int heard
         uint64_t token
-        uint32_t probe_size
+        uint32_t size
+        int df
+        uint64_t uid
     struct wv_event:
         int kind
         uint32_t index
         int heard
-        uint32_t number
+        uint64_t number
         wv_address source
     struct wv_engine:
         int family, gso, gro, uso, event_fd, shards_n
         wv_mactable macs
     wv_engine *wv_engine_new(
-        uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso
+        uint64_t self, const int *tap_fds, const int *udp_fds, int df_fd, int shards, int gso, int gro, int uso
     )
     int wv_engine_start(wv_engine *e)
     void wv_engine_stop(wv_engine *e)
@@ -278,6 +285,11 @@ cdef extern from "engine.h" nogil:
     int wv_engine_command(wv_engine *e, const wv_command *command)
     int wv_engine_link_mtu(wv_engine *e, uint32_t index, uint32_t path_mtu)
     int wv_engine_link_expect(wv_engine *e, uint32_t index, uint64_t token)
+    int wv_engine_sleeve_add(wv_engine *e, uint32_t index, const uint8_t *key, int dialled)
+    int wv_engine_sleeve_remove(wv_engine *e, uint32_t index)
+    int wv_engine_sleeve_remote(wv_engine *e, uint32_t index, const wv_address *remote, const wv_address *local)
+    int wv_engine_sleeve_tune(wv_engine *e, uint32_t index, uint32_t mtu, uint32_t payload, int fragments)
+    int wv_engine_link_by_sleeve(wv_engine *e, uint32_t index, int by_sleeve)
     void wv_engine_set_table(wv_engine *e, wv_table *table)
     wv_link *wv_engine_link(wv_engine *e, uint32_t index)
     int wv_engine_next_event(wv_engine *e, wv_event *out)
@@ -293,6 +305,9 @@ EVENT_NAMES = {
     WV_EVENT_WORN: "worn",
     WV_EVENT_PROBED: "probed",
     WV_EVENT_TOO_BIG: "toobig",
+    WV_EVENT_SLEEVE_HEARTBEAT: "sleeve-heartbeat",
+    WV_EVENT_SLEEVE_TEST: "sleeve-test",
+    WV_EVENT_SLEEVE_TOO_BIG: "sleeve-toobig",
 }
 RECORD_OVERHEAD = WV_RECORD
 DATAGRAM_OVERHEAD = WV_HEADER + WV_TAG
@@ -434,20 +449,24 @@ cdef class Window:
         return True
 
 
+cdef const uint8_t *sleeve_key(bytes key) except? NULL:
+    """The octets of a key, NULL for None."""
+    if key is None:
+        return NULL
+    if len(key) != WV_BOX_KEY:
+        raise ValueError(f"a key has {WV_BOX_KEY} bytes")
+    if not wv_box_usable():
+        raise LocalError("the encrypted sleeve overlay needs libsodium (libsodium23 on Debian)")
+    return <const uint8_t *>PyBytes_AS_STRING(key)
+
+
 cdef class SleevePackets:
     cdef wv_sleeve *sleeve
 
     def __init__(self, uint64_t own, uint64_t peer, bytes key, *, bint dialled):
         if self.sleeve != NULL:
             raise ValueError("already initialised")
-        if key is not None and len(key) != WV_BOX_KEY:
-            raise ValueError(f"a key has {WV_BOX_KEY} bytes")
-        if key is not None and not wv_box_usable():
-            raise LocalError("the encrypted sleeve overlay needs libsodium (libsodium23 on Debian)")
-        cdef const uint8_t *secret = NULL
-        if key is not None:
-            secret = <const uint8_t *>PyBytes_AS_STRING(key)
-        self.sleeve = wv_sleeve_new(own, peer, secret, dialled)
+        self.sleeve = wv_sleeve_new(own, peer, sleeve_key(key), dialled)
         if self.sleeve == NULL:
             raise MemoryError
 
@@ -971,7 +990,7 @@ cdef class Engine:
     cdef wv_engine *engine
 
     def __cinit__(
-        self, uint64_t local_peer, list tap_fds, list udp_fds, *,
+        self, uint64_t local_peer, list tap_fds, list udp_fds, *, int df_fd=-1,
         bint gso=True, bint gro=True, bint uso=True,
     ):
         cdef int taps[WV_SHARDS_MAX]
@@ -983,7 +1002,7 @@ cdef class Engine:
             taps[i] = tap_fds[i]
         for i in range(len(udp_fds)):
             udps[i] = udp_fds[i]
-        self.engine = wv_engine_new(local_peer, taps, udps, n, gso, gro, uso)
+        self.engine = wv_engine_new(local_peer, taps, udps, df_fd, n, gso, gro, uso)
         if self.engine == NULL:
             raise LocalError("the engine can't start: out of memory or file descriptors")
 
@@ -1067,15 +1086,46 @@ cdef class Engine:
 
     def heartbeat(self, uint32_t index, bint heard, uint64_t token=0):
         cdef wv_command command
-        command.index, command.heard, command.token, command.probe_size = index, heard, token, 0
+        command.kind, command.index, command.heard, command.token = WV_COMMAND_HEARTBEAT, index, heard, token
         wv_engine_command(self.engine, &command)
 
     def probe(self, uint32_t index, uint32_t size):
         cdef wv_command command
         if not 0 < size <= 65535:
             raise ValueError("a probe has 1 to 65,535 octets")
-        command.index, command.heard, command.token, command.probe_size = index, 0, 0, size
+        command.kind, command.index, command.size = WV_COMMAND_PROBE, index, size
         wv_engine_command(self.engine, &command)
+
+    def sleeve_add(self, uint32_t index, bytes key, bint dialled):
+        cdef const uint8_t *secret = sleeve_key(key)
+        if wv_engine_sleeve_add(self.engine, index, secret, dialled) < 0:
+            raise LocalError(f"link {index} can't have a sleeve")
+
+    def sleeve_remove(self, uint32_t index):
+        if wv_engine_sleeve_remove(self.engine, index) < 0:
+            raise LocalError(f"link {index} has no sleeve")
+
+    def sleeve_remote(self, uint32_t index, str host, int port, str local_host):
+        cdef wv_address remote, local
+        parse_address(&remote, self.engine.family, host, port)
+        parse_address(&local, self.engine.family, local_host, 0)
+        if wv_engine_sleeve_remote(self.engine, index, &remote, &local) < 0:
+            raise LocalError(f"link {index} has no sleeve")
+
+    def sleeve_tune(self, uint32_t index, uint32_t mtu, uint32_t payload, bint fragments):
+        if wv_engine_sleeve_tune(self.engine, index, mtu, payload, fragments) < 0:
+            raise LocalError(f"link {index} has no sleeve")
+
+    def sleeve_send(self, uint32_t index, uint32_t size, bint df, uint64_t uid=0):
+        cdef wv_command command
+        if not WV_FRAME_MIN + 8 <= size <= 65535:
+            raise ValueError("a special frame has 22 to 65,535 bytes")
+        command.kind, command.index, command.size, command.df, command.uid = WV_COMMAND_SLEEVE, index, size, df, uid
+        wv_engine_command(self.engine, &command)
+
+    def link_by_sleeve(self, uint32_t index, bint by_sleeve):
+        if wv_engine_link_by_sleeve(self.engine, index, by_sleeve) < 0:
+            raise LocalError(f"link {index} has no sleeve")
 
     def set_tables(self, list peers, list trees):
         cdef wv_table *table

@@ -22,6 +22,7 @@ struct wv_retired {
 static void destroy_link(void *p) { wv_link_destroy(p); }
 static void destroy_tx(void *p) { wv_tx_key_destroy(p); }
 static void destroy_rx(void *p) { wv_rx_key_destroy(p); }
+static void destroy_sleeve(void *p) { wv_sleeve_destroy(p); }
 
 static void reclaim(struct wv_engine *e) {
     uint64_t oldest = UINT64_MAX;
@@ -62,13 +63,15 @@ static int enable_gro(const int *udp_fds, int n) {
     return 1;
 }
 
-struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso) {
+struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int df_fd, int shards, int gso, int gro,
+                                int uso) {
     struct wv_engine *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
     e->self = self;
     e->gro = gro && enable_gro(udp_fds, WV_LANES_PER_SHARD * shards);
     e->uso = uso;
+    e->df_fd = df_fd;
     atomic_store(&e->gso, gso);
     atomic_store(&e->generation, 1);
     pthread_mutex_init(&e->events_lock, NULL);
@@ -139,6 +142,7 @@ void wv_engine_destroy(struct wv_engine *e) {
     for (int i = 0; i < e->shards_n; i++)
         wv_shard_free(e->shards[i]);
     free(atomic_load(&e->table));
+    free(atomic_load(&e->names));
     wv_mactable_free(&e->macs);
     if (e->event_fd >= 0)
         close(e->event_fd);
@@ -184,6 +188,7 @@ int wv_engine_link_remove(struct wv_engine *e, uint32_t index) {
     struct wv_table *old = atomic_load(&e->table), *table = wv_table_copy(old);
     if (!table)
         return -2;
+    wv_engine_sleeve_remove(e, index);
     wv_table_drop_link(table, link);
     atomic_store(&e->slots[index % WV_SLOTS], NULL);
     atomic_store(&e->table, table);
@@ -237,6 +242,73 @@ int wv_engine_link_expect(struct wv_engine *e, uint32_t index, uint64_t token) {
     if (!link)
         return -1;
     atomic_store(&link->token, token);
+    return 0;
+}
+
+int wv_engine_sleeve_add(struct wv_engine *e, uint32_t index, const uint8_t *key, int dialled) {
+    struct wv_link *link = wv_engine_link(e, index);
+    if (!link || atomic_load(&link->sleeve))
+        return -1;
+    struct wv_sleeve *sleeve = wv_sleeve_new(e->self, link->peer, key, dialled);
+    struct wv_names *old = atomic_load(&e->names), *names = sleeve ? wv_names_with(old, link->peer, link) : NULL;
+    if (!names) {
+        wv_sleeve_destroy(sleeve);
+        return -2;
+    }
+    atomic_store(&link->sleeve, sleeve);
+    atomic_store(&e->names, names);
+    retire(e, free, old);
+    return 0;
+}
+
+int wv_engine_sleeve_remove(struct wv_engine *e, uint32_t index) {
+    struct wv_link *link = wv_engine_link(e, index);
+    struct wv_sleeve *sleeve = link ? atomic_load(&link->sleeve) : NULL;
+    if (!sleeve)
+        return -1;
+    struct wv_names *old = atomic_load(&e->names);
+    if (wv_names_find(old, link->peer) == link) { /* else a newer connection has the name */
+        struct wv_names *names = wv_names_with(old, link->peer, NULL);
+        if (!names)
+            return -2;
+        atomic_store(&e->names, names);
+        retire(e, free, old);
+    }
+    atomic_store(&link->by_sleeve, 0);
+    atomic_store(&link->sleeve, NULL);
+    retire(e, destroy_sleeve, sleeve);
+    return 0;
+}
+
+int wv_engine_sleeve_remote(struct wv_engine *e, uint32_t index, const struct wv_address *remote, const struct wv_address *local) {
+    struct wv_link *link = wv_engine_link(e, index);
+    struct wv_sleeve *sleeve = link ? atomic_load(&link->sleeve) : NULL;
+    if (!sleeve)
+        return -1;
+    pthread_spin_lock(&link->lock);
+    link->sleeve_remote = *remote;
+    link->local = *local;
+    pthread_spin_unlock(&link->lock);
+    atomic_store(&sleeve->ready, 1);
+    return 0;
+}
+
+int wv_engine_sleeve_tune(struct wv_engine *e, uint32_t index, uint32_t mtu, uint32_t payload, int fragments) {
+    struct wv_link *link = wv_engine_link(e, index);
+    struct wv_sleeve *sleeve = link ? atomic_load(&link->sleeve) : NULL;
+    if (!sleeve)
+        return -1;
+    atomic_store(&sleeve->mtu, mtu < WV_SLEEVE_MTU_MAX ? mtu : WV_SLEEVE_MTU_MAX);
+    atomic_store(&sleeve->payload, payload < WV_SLEEVE_PAYLOAD_MAX ? payload : WV_SLEEVE_PAYLOAD_MAX);
+    atomic_store(&sleeve->fragments, fragments);
+    return 0;
+}
+
+int wv_engine_link_by_sleeve(struct wv_engine *e, uint32_t index, int by_sleeve) {
+    struct wv_link *link = wv_engine_link(e, index);
+    if (!link || (by_sleeve && !atomic_load(&link->sleeve)))
+        return -1;
+    atomic_store(&link->by_sleeve, by_sleeve);
     return 0;
 }
 

@@ -20,24 +20,32 @@ enum wv_event_kind {
     WV_EVENT_WORN,
     WV_EVENT_PROBED,
     WV_EVENT_TOO_BIG,
+    WV_EVENT_SLEEVE_HEARTBEAT, /* number: the connection's UID that it names */
+    WV_EVENT_SLEEVE_TEST,      /* number: the length of the frame of zeros */
+    WV_EVENT_SLEEVE_TOO_BIG,   /* the kernel refused a packet with DF */
 };
 
 struct wv_event {
     enum wv_event_kind kind;
     uint32_t index;
     int heard;
-    uint32_t number; /* microseconds of round trip, or size of the probe that arrived, or the epoch's low bits */
+    uint64_t number; /* microseconds of round trip, or size of the probe that arrived, or the epoch's low bits */
     struct wv_address source;
 };
 
 /* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
 enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX / WV_LANES_PER_SHARD };
 
+enum wv_command_kind { WV_COMMAND_HEARTBEAT, WV_COMMAND_PROBE, WV_COMMAND_SLEEVE };
+
 struct wv_command {
+    enum wv_command_kind kind;
     uint32_t index;
-    int heard;           /* of a heartbeat, */
-    uint64_t token;      /* with a token unless 0; */
-    uint32_t probe_size; /* or a probe of so many octets of IP packet */
+    int heard;      /* of a heartbeat, */
+    uint64_t token; /* with a token unless 0 */
+    uint32_t size;  /* of a probe: octets of IP packet; of a special frame by sleeve: its octets, */
+    int df;         /* how it goes, */
+    uint64_t uid;   /* and what it says after its Ethernet header */
 };
 
 struct wv_retired; /* something that shards may still see */
@@ -47,10 +55,11 @@ struct wv_engine {
     uint64_t self;
     int family; /* of the UDP sockets */
     _Atomic int gso, stopping;
-    int gro, uso, running;
+    int gro, uso, running, df_fd;
 
     _Atomic(struct wv_table *) table;
     _Atomic(struct wv_link *) slots[WV_SLOTS];
+    _Atomic(struct wv_names *) names; /* of those with a sleeve */
     struct wv_mactable macs;
 
     _Atomic uint64_t generation;
@@ -70,8 +79,9 @@ struct wv_engine {
     struct wv_shard *shards[WV_SHARDS_MAX];
 };
 
-/* udp_fds: each shard's socket for bulk lanes, then each shard's for quick ones. */
-struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int shards, int gso, int gro, int uso);
+/* udp_fds: each shard's socket for bulk lanes, then each shard's for quick ones. df_fd: on the same port, sends with DF. */
+struct wv_engine *wv_engine_new(uint64_t self, const int *tap_fds, const int *udp_fds, int df_fd, int shards, int gso, int gro,
+                                int uso);
 int wv_engine_start(struct wv_engine *e);   /* 0 or -errno */
 void wv_engine_stop(struct wv_engine *e);   /* joins the threads; the descriptors stay open */
 void wv_engine_destroy(struct wv_engine *e); /* stops; wipes and frees */
@@ -87,6 +97,13 @@ int wv_engine_command(struct wv_engine *e, const struct wv_command *command); /*
 int wv_engine_link_mtu(struct wv_engine *e, uint32_t index, uint32_t path_mtu); /* 0, -1 no such link */
 /* In clear mode: the peer is where the next heartbeat with this token comes from. */
 int wv_engine_link_expect(struct wv_engine *e, uint32_t index, uint64_t token);
+/* Starts Weave Net's overlay on a link; the peer is found by its name from now on. 0, -1 no such link or it has one already,
+ * -2 no memory. key NULL: plain form. */
+int wv_engine_sleeve_add(struct wv_engine *e, uint32_t index, const uint8_t *key, int dialled);
+int wv_engine_sleeve_remove(struct wv_engine *e, uint32_t index);
+int wv_engine_sleeve_remote(struct wv_engine *e, uint32_t index, const struct wv_address *remote, const struct wv_address *local);
+int wv_engine_sleeve_tune(struct wv_engine *e, uint32_t index, uint32_t mtu, uint32_t payload, int fragments);
+int wv_engine_link_by_sleeve(struct wv_engine *e, uint32_t index, int by_sleeve); /* which overlay carries frames */
 void wv_engine_set_table(struct wv_engine *e, struct wv_table *table);
 struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index); /* or NULL */
 int wv_engine_next_event(struct wv_engine *e, struct wv_event *out); /* 1, 0 none */

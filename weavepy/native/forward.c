@@ -7,6 +7,8 @@ static size_t frame_overhead(const struct wv_way *way) { return WV_RECORD + (way
 
 static size_t room_of(const struct wv_way *way) { return atomic_load_explicit(&way->link->room, memory_order_relaxed); }
 
+static int by_sleeve(const struct wv_way *way) { return atomic_load_explicit(&way->link->by_sleeve, memory_order_relaxed); }
+
 /* So many answers in so long: a flood of what is too big must not become a flood of answers. */
 static int may_tell(struct wv_shard *s) {
     enum { PERIOD_MS = 100, TELL_MAX = 50 };
@@ -17,8 +19,7 @@ static int may_tell(struct wv_shard *s) {
     return s->told++ < TELL_MAX;
 }
 
-/* Tells the frame's sender, here or behind another peer, as though the frame's destination did. */
-static void tell_sender(struct wv_shard *s, const struct wv_way *way, const uint8_t *frame, size_t len, uint32_t mtu) {
+void wv_tell_sender(struct wv_shard *s, const struct wv_way *way, const uint8_t *frame, size_t len, uint32_t mtu) {
     uint8_t answer[WV_ICMP_MAX];
     struct wv_vnet plain = {0};
     size_t n = may_tell(s) ? wv_too_big(frame, len, mtu, answer, sizeof answer) : 0;
@@ -61,6 +62,10 @@ static void split(struct wv_shard *s, const struct wv_way *way, const struct wv_
 }
 
 void wv_forward_frame(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len) {
+    if (by_sleeve(way)) {
+        wv_carry_frame(s, way, vnet, frame, len);
+        return;
+    }
     size_t fits = room_of(way) - frame_overhead(way);
     if (len <= fits) {
         wv_outbox_stage(s, way, vnet, frame, len);
@@ -68,7 +73,7 @@ void wv_forward_frame(struct wv_shard *s, const struct wv_way *way, const struct
     }
     uint32_t mtu = way->flooded ? 0 : wv_mtu_to_tell(frame, len, fits);
     if (mtu)
-        tell_sender(s, way, frame, len, mtu);
+        wv_tell_sender(s, way, frame, len, mtu);
     else
         split(s, way, vnet, frame, len);
 }
@@ -91,6 +96,12 @@ static void forward_cut(void *context, struct iovec *iov, int n, size_t frame_le
         at += iov[i].iov_len;
     }
     wv_forward_frame(c->shard, c->way, &vnet, c->shard->cut, at);
+}
+
+static void carry_run(void *context, struct iovec *iov, int n, size_t frame_len) {
+    struct cutting *c = context;
+    (void)frame_len;
+    wv_carry_pieces(c->shard, c->way, iov[0].iov_base, iov + 1, n - 1);
 }
 
 static void cut_datagrams(struct wv_shard *s, const struct wv_way *way, const struct wv_slice *slice, const struct wv_headers *h) {
@@ -117,6 +128,10 @@ void wv_forward_super(struct wv_shard *s, const struct wv_way *way, const struct
     struct wv_slicer slicer;
     uint8_t *record;
     size_t n;
+    if (by_sleeve(way)) {
+        wv_carry_frame(s, way, vnet, frame, len);
+        return;
+    }
     if (wv_slicer_init(&slicer, vnet, frame, len, room_of(way), s->superframe, way->source, way->destination, way->hops) < 0) {
         if (!cut_super(s, way, vnet, frame, len))
             WV_COUNT(s, drop_unparsable);
@@ -164,6 +179,17 @@ void wv_forward_record(struct wv_shard *s, const struct wv_way *way, const struc
         struct wv_vnet vnet = {.flags = r->has_csum ? WV_VNET_NEEDS_CSUM : 0, .csum_start = r->csum_start,
                                .csum_offset = r->csum_offset};
         wv_forward_frame(s, way, &vnet, r->body, r->len);
+        return;
+    }
+    if (by_sleeve(way)) { /* parts were joined before */
+        struct wv_slice slice;
+        struct wv_headers h;
+        struct cutting context = {s, way};
+        struct wv_rebuild rebuild = {.sink = carry_run, .context = &context, .uso = 1};
+        if (r->kind == WV_KIND_SLICE && wv_decode_slice(r, &slice, &h) == 0) {
+            wv_rebuild_add(&rebuild, &slice, &h, 0, 0);
+            wv_rebuild_flush(&rebuild);
+        }
         return;
     }
     wv_outbox_unstage(s); /* what was staged for this link goes before */

@@ -5,6 +5,22 @@
 
 #include "shard.h"
 
+/* Takes the datagram of `n` octets at the arena's end into the last train, or into a new one. */
+static void depart(struct wv_shard *s, struct wv_link *link, enum wv_via via, uint32_t n) {
+    struct wv_train *t = s->trains_n ? &s->trains[s->trains_n - 1] : NULL;
+    if (t && t->link == link && t->via == via && !t->closed && n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
+        t->len + n <= WV_TRAIN_BYTES) {
+        t->closed = n < t->segment;
+        t->len += n;
+        t->count++;
+    } else {
+        s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, n, n, 1, 0, via};
+    }
+    s->arena_len += n;
+    atomic_fetch_add_explicit(&link->tx_datagrams, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&link->tx_bytes, n, memory_order_relaxed);
+}
+
 void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const uint8_t *plain, size_t len) {
     uint32_t lane = WV_LANES_PER_SHARD * (uint32_t)s->number + (quick ? 1 : 0);
     struct wv_tx_key *key = atomic_load(&link->tx);
@@ -27,25 +43,35 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const ui
     if (key->lane[lane].blocks > WV_BLOCKS_WORN && key->aead && !atomic_exchange(&key->worn, 1) &&
         !wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_WORN, .index = link->index}))
         atomic_store(&key->worn, 0); /* not said after all: with the next datagram */
-    struct wv_train *t = s->trains_n ? &s->trains[s->trains_n - 1] : NULL;
-    if (t && t->link == link && t->quick == quick && !t->closed && (uint32_t)n <= t->segment && t->count < WV_TRAIN_SEGMENTS &&
-        t->len + (uint32_t)n <= WV_TRAIN_BYTES) {
-        t->closed = (uint32_t)n < t->segment;
-        t->len += (uint32_t)n;
-        t->count++;
-    } else {
-        s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, (uint32_t)n, (uint32_t)n, 1, 0, quick};
+    depart(s, link, quick ? WV_VIA_QUICK : WV_VIA_BULK, (uint32_t)n);
+}
+
+void wv_outbox_packet(struct wv_shard *s, struct wv_link *link, int df, const uint8_t *frames, size_t len) {
+    struct wv_sleeve *sleeve = atomic_load(&link->sleeve);
+    if (!sleeve || !atomic_load(&sleeve->ready)) {
+        WV_COUNT(s, drop_no_key);
+        return;
     }
-    s->arena_len += (size_t)n;
-    atomic_fetch_add_explicit(&link->tx_datagrams, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&link->tx_bytes, (uint64_t)n, memory_order_relaxed);
+    size_t head = wv_sleeve_head(sleeve);
+    if (head + len > WV_DATAGRAM_MAX) {
+        WV_COUNT(s, drop_oversize);
+        return;
+    }
+    if (s->trains_n == WV_MESSAGES || s->arena_len + head + len > WV_ARENA)
+        wv_outbox_send(s);
+    uint8_t *packet = s->arena + s->arena_len;
+    memcpy(packet + head, frames, len);
+    depart(s, link, df ? WV_VIA_SLEEVE_DF : WV_VIA_SLEEVE, (uint32_t)wv_sleeve_seal(sleeve, df, packet, len));
 }
 
 void wv_outbox_unstage(struct wv_shard *s) {
-    if (s->stage_len) {
-        wv_outbox_put(s, s->stage_link, s->stage_quick, s->stage, s->stage_len);
-        s->stage_len = 0;
-    }
+    if (!s->stage_len)
+        return;
+    if (s->stage_via == WV_VIA_SLEEVE || s->stage_via == WV_VIA_SLEEVE_DF)
+        wv_outbox_packet(s, s->stage_link, s->stage_via == WV_VIA_SLEEVE_DF, s->stage, s->stage_len);
+    else
+        wv_outbox_put(s, s->stage_link, s->stage_via == WV_VIA_QUICK, s->stage, s->stage_len);
+    s->stage_len = 0;
 }
 
 void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len) {
@@ -56,7 +82,8 @@ void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct 
         WV_COUNT(s, drop_oversize);
         return;
     }
-    if (s->stage_len && (s->stage_link != way->link || s->stage_quick != way->quick || s->stage_len + size > room))
+    enum wv_via via = way->quick ? WV_VIA_QUICK : WV_VIA_BULK;
+    if (s->stage_len && (s->stage_link != way->link || s->stage_via != via || s->stage_len + size > room))
         wv_outbox_unstage(s);
     uint8_t *p = s->stage + s->stage_len;
     size_t head = wv_put_record(p, size, WV_KIND_FRAME, way->hops, way->source, way->destination, csum, len);
@@ -66,7 +93,7 @@ void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct 
     }
     memcpy(p + head, frame, len);
     s->stage_link = way->link;
-    s->stage_quick = way->quick;
+    s->stage_via = via;
     s->stage_len += size;
 }
 
@@ -84,15 +111,22 @@ struct envelope {
     } control;
 };
 
-/* Fills a msghdr for one train. segment 0: no UDP_SEGMENT. */
-static void address(struct wv_shard *s, struct msghdr *m, struct envelope *e, struct wv_link *link, uint8_t *data, size_t len,
+static int by_sleeve(const struct wv_train *t) { return t->via == WV_VIA_SLEEVE || t->via == WV_VIA_SLEEVE_DF; }
+
+static int socket_of(const struct wv_shard *s, const struct wv_train *t) {
+    return t->via == WV_VIA_SLEEVE_DF && s->engine->df_fd >= 0 ? s->engine->df_fd : s->udp_fd;
+}
+
+/* Fills a msghdr for `len` octets of a train from `at` on. segment 0: no UDP_SEGMENT. */
+static void address(struct wv_shard *s, struct msghdr *m, struct envelope *e, const struct wv_train *t, uint32_t at, uint32_t len,
                     uint32_t segment, int with_source) {
+    struct wv_link *link = t->link;
     struct wv_address local;
     pthread_spin_lock(&link->lock);
-    e->remote = link->remote;
+    e->remote = by_sleeve(t) ? link->sleeve_remote : link->remote;
     local = link->local;
     pthread_spin_unlock(&link->lock);
-    e->iov = (struct iovec){data, len};
+    e->iov = (struct iovec){s->arena + t->at + at, len};
     *m = (struct msghdr){.msg_name = &e->remote.sa, .msg_namelen = e->remote.len, .msg_iov = &e->iov, .msg_iovlen = 1};
     m->msg_control = e->control.bytes;
     m->msg_controllen = sizeof e->control.bytes;
@@ -164,19 +198,28 @@ static void dropped(struct wv_shard *s, uint32_t datagrams, int error) {
  * IPv4 the second. */
 static int may_be_source(int error) { return error == EINVAL || error == ENETUNREACH; }
 
+/* What remains of the train is lost, like a frame that meets a smaller MTU on its way; what follows will be smaller. */
+static void too_big_for_sleeve(struct wv_shard *s, const struct wv_train *t) {
+    WV_COUNT(s, drop_oversize);
+    wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_SLEEVE_TOO_BIG, .index = t->link->index});
+}
+
 /* A train as single datagrams, which the kernel may fragment. Slow, and always possible. */
 static void send_singly(struct wv_shard *s, const struct wv_train *t) {
     struct envelope e;
     struct msghdr m;
     for (uint32_t at = 0; at < t->len; at += t->segment) {
         uint32_t n = t->len - at < t->segment ? t->len - at : t->segment;
-        address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 1);
-        ssize_t r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
+        address(s, &m, &e, t, at, n, 0, 1);
+        ssize_t r = sendmsg(socket_of(s, t), &m, MSG_DONTWAIT);
         if (r < 0 && may_be_source(errno)) {
-            address(s, &m, &e, t->link, s->arena + t->at + at, n, 0, 0);
-            r = sendmsg(s->udp_fd, &m, MSG_DONTWAIT);
+            address(s, &m, &e, t, at, n, 0, 0);
+            r = sendmsg(socket_of(s, t), &m, MSG_DONTWAIT);
         }
-        if (r < 0) {
+        if (r < 0 && t->via == WV_VIA_SLEEVE_DF && errno == EMSGSIZE) {
+            too_big_for_sleeve(s, t);
+            return;
+        } else if (r < 0) {
             dropped(s, 1, errno);
         } else {
             WV_COUNT(s, tx_datagrams);
@@ -190,8 +233,8 @@ static void send_singly(struct wv_shard *s, const struct wv_train *t) {
 static int sent_from_elsewhere(struct wv_shard *s, const struct wv_train *t) {
     struct envelope e;
     struct msghdr m;
-    address(s, &m, &e, t->link, s->arena + t->at, t->len, t->count > 1 ? t->segment : 0, 0);
-    if (sendmsg(s->udp_fd, &m, MSG_DONTWAIT) < 0)
+    address(s, &m, &e, t, 0, t->len, t->count > 1 ? t->segment : 0, 0);
+    if (sendmsg(socket_of(s, t), &m, MSG_DONTWAIT) < 0)
         return 0;
     sent(s, t);
     return 1;
@@ -204,7 +247,7 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
     if ((error == EAGAIN || error == ENOBUFS) && !*waited) {
         /* The socket buffer is full, which no single peer can cause for long: wait once, and only briefly. */
         *waited = 1;
-        poll(&(struct pollfd){.fd = s->udp_fd, .events = POLLOUT}, 1, 2);
+        poll(&(struct pollfd){.fd = socket_of(s, t), .events = POLLOUT}, 1, 2);
         return 1;
     }
     if (t->count > 1 && error == EIO) { /* no checksum offload on the way out: the kernel refuses UDP_SEGMENT */
@@ -217,7 +260,15 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
         return 0;
     if (s->probing)
         return 0; /* it doesn't even fit the first link, so no answer comes, which is the answer */
-    if (error == EMSGSIZE || error == EINVAL) {
+    if (t->via == WV_VIA_SLEEVE_DF && (error == EMSGSIZE || (error == EINVAL && t->count > 1))) {
+        too_big_for_sleeve(s, t);
+        return 0;
+    }
+    if (t->via == WV_VIA_SLEEVE && (error == EMSGSIZE || error == EINVAL) && t->count > 1) {
+        send_singly(s, t);
+        return 0;
+    }
+    if (!by_sleeve(t) && (error == EMSGSIZE || error == EINVAL)) {
         static const uint32_t steps[] = {8950, 1500, 1400, 1280, 576};
         uint32_t now = atomic_load(&t->link->path_mtu);
         /* Trains that were sealed before the last step say nothing about the present one. */
@@ -248,15 +299,15 @@ void wv_outbox_send(struct wv_shard *s) {
         int gso = atomic_load_explicit(&s->engine->gso, memory_order_relaxed);
         for (; n < 16 && i + n < s->trains_n; n++) {
             struct wv_train *t = &s->trains[i + n];
-            if (t->count > 1 && !gso)
+            if ((t->count > 1 && !gso) || socket_of(s, t) != socket_of(s, &s->trains[i]))
                 break;
-            address(s, &messages[n].msg_hdr, &envelopes[n], t->link, s->arena + t->at, t->len, t->count > 1 ? t->segment : 0, 1);
+            address(s, &messages[n].msg_hdr, &envelopes[n], t, 0, t->len, t->count > 1 ? t->segment : 0, 1);
         }
         if (!n) {
             send_singly(s, &s->trains[i++]);
             continue;
         }
-        int r = sendmmsg(s->udp_fd, messages, n, MSG_DONTWAIT);
+        int r = sendmmsg(socket_of(s, &s->trains[i]), messages, n, MSG_DONTWAIT);
         if (r <= 0) {
             if (!refused(s, &s->trains[i], r < 0 ? errno : EAGAIN, &waited))
                 i++;

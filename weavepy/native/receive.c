@@ -104,7 +104,8 @@ static int probe(struct wv_shard *s, struct wv_link *link, const struct wv_recor
 }
 
 /* Returns 0 when the record breaks a rule; then the rest of its datagram is dropped. */
-static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r, const struct wv_address *from) {
+int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r,
+                      const struct wv_address *from) {
     struct wv_slice slice;
     struct wv_headers headers;
     const uint8_t *ethernet = r->body;
@@ -138,17 +139,22 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
         WV_COUNT(s, drop_source_peer);
         return 1;
     }
+    struct wv_link *onward = NULL;
     if (r->has_path && r->destination != s->engine->self) {
         const struct wv_peer *p = wv_table_peer(s->table, r->destination);
-        if (p && p->next && p->next != link)
-            relay(s, p->next, r, lane, source, r->destination, 0);
-        else
+        onward = p && p->next != link ? p->next : NULL;
+        if (!onward) {
             WV_COUNT(s, drop_no_route);
-        return 1;
+            return 1;
+        }
+        if (r->kind != WV_KIND_PART || !atomic_load_explicit(&onward->by_sleeve, memory_order_relaxed)) {
+            relay(s, onward, r, lane, source, r->destination, 0);
+            return 1;
+        }
     }
     uint64_t from_lane = (uint64_t)link->index << 8 | lane;
     struct wv_record whole;
-    if (r->kind == WV_KIND_PART) {
+    if (r->kind == WV_KIND_PART) { /* for us, or for a hop that knows no parts */
         int joined = wv_parts_add(&s->parts, r, link->index, from_lane, s->now_ms, &whole);
         wv_count_n(s, WV_C_drop_unfinished, s->parts.unfinished);
         s->parts.unfinished = 0;
@@ -160,6 +166,10 @@ static int record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const 
         WV_COUNT(s, joined_frames);
         r = &whole;
         ethernet = whole.body;
+    }
+    if (onward) {
+        relay(s, onward, r, lane, source, r->destination, 0);
+        return 1;
     }
     if (r->kind == WV_KIND_SLICE && wv_rebuild_continues(&s->rebuild, &slice, from_lane, source) && !floods(s, source))
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
@@ -214,21 +224,24 @@ static void records(struct wv_shard *s, struct wv_link *link, uint8_t lane, cons
     struct wv_record r;
     int more;
     while ((more = wv_record_next(&at, end, &r)) > 0)
-        if (!record(s, link, lane, &r, from))
+        if (!wv_receive_record(s, link, lane, &r, from))
             return;
     if (more < 0)
         WV_COUNT(s, drop_record);
 }
 
 static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv_address *from) {
-    if (len < WV_HEADER || (d[0] != WV_MARK_SEALED && d[0] != WV_MARK_CLEAR)) {
-        WV_COUNT(s, drop_mark);
-        return;
-    }
-    uint32_t index = wv_get32(d + 4);
+    int ours = len >= WV_HEADER && (d[0] == WV_MARK_SEALED || d[0] == WV_MARK_CLEAR);
+    uint32_t index = ours ? wv_get32(d + 4) : 0;
     struct wv_link *link = atomic_load_explicit(&s->engine->slots[index % WV_SLOTS], memory_order_acquire);
-    if (!link || link->index != index || link->clear != (d[0] == WV_MARK_CLEAR)) {
-        WV_COUNT(s, drop_index);
+    if (!ours || !link || link->index != index || link->clear != (d[0] == WV_MARK_CLEAR)) {
+        const struct wv_names *names = atomic_load_explicit(&s->engine->names, memory_order_acquire);
+        if (names && len >= WV_SLEEVE_NAME && (link = wv_names_find(names, wv_get48(d))))
+            wv_carry_receive(s, link, d, len, from);
+        else if (ours)
+            WV_COUNT(s, drop_index);
+        else
+            WV_COUNT(s, drop_mark);
         return;
     }
     const uint8_t *at = d + WV_HEADER, *end = d + len;

@@ -35,6 +35,7 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     s->copy = malloc(frame);
     s->relay = malloc(WV_RX_BYTES);
     s->cut = malloc(frame);
+    s->real = malloc(WV_FRAME_MAX);
     s->stage = malloc(2 * WV_FRAME_MAX);
     s->arena = malloc(WV_ARENA);
     s->rx = malloc(sizeof *s->rx);
@@ -47,7 +48,7 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
                        quick = {.events = EPOLLIN, .data.fd = quick_fd},
                        wake = {.events = EPOLLIN, .data.fd = s->wake_fd};
     int parts = wv_parts_init(&s->parts), backlog = wv_backlog_init(&s->backlog);
-    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->copy || !s->relay || !s->cut || parts < 0 || backlog < 0 || !s->stage ||
+    if (s->wake_fd < 0 || s->epoll_fd < 0 || !s->copy || !s->relay || !s->cut || !s->real || parts < 0 || backlog < 0 || !s->stage ||
         !s->arena || !s->rx || !s->rx_quick || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, tap_fd, &tap) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, quick_fd, &quick) || epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, udp_fd, &udp) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake)) {
@@ -69,6 +70,7 @@ void wv_shard_free(struct wv_shard *s) {
     free(s->copy);
     free(s->relay);
     free(s->cut);
+    free(s->real);
     free(s->stage);
     wv_parts_free(&s->parts);
     free(s->arena);
@@ -123,13 +125,27 @@ static void send_probe(struct wv_shard *s, const struct wv_command *c) {
     struct wv_link *link = atomic_load(&s->engine->slots[c->index % WV_SLOTS]);
     if (!link || link->index != c->index)
         return;
-    size_t overhead = wv_link_overhead(link), room = c->probe_size > overhead ? c->probe_size - overhead : 0;
+    size_t overhead = wv_link_overhead(link), room = c->size > overhead ? c->size - overhead : 0;
     if (room < WV_RECORD + WV_PROBE_BODY || room > WV_RX_BYTES)
         return;
     memset(s->relay, 0, room);
     size_t head = wv_put_record(s->relay, room, WV_KIND_PROBE, 0, 0, 0, NULL, room - WV_RECORD);
-    wv_put16(s->relay + head, c->probe_size);
+    wv_put16(s->relay + head, c->size);
     wv_outbox_probe(s, link, s->relay, room);
+}
+
+static void run_command(struct wv_shard *s, const struct wv_command *c) {
+    switch (c->kind) {
+    case WV_COMMAND_HEARTBEAT:
+        send_heartbeat(s, c);
+        break;
+    case WV_COMMAND_PROBE:
+        send_probe(s, c);
+        break;
+    case WV_COMMAND_SLEEVE:
+        wv_carry_special(s, c);
+        break;
+    }
 }
 
 static void run_commands(struct wv_shard *s) {
@@ -146,7 +162,7 @@ static void run_commands(struct wv_shard *s) {
         memcpy(batch, e->commands + e->commands_len, n * sizeof *batch); /* any order will do */
         pthread_mutex_unlock(&e->commands_lock);
         for (uint32_t i = 0; i < n; i++)
-            (batch[i].probe_size ? send_probe : send_heartbeat)(s, &batch[i]);
+            run_command(s, &batch[i]);
     } while (n);
 }
 

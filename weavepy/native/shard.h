@@ -31,11 +31,19 @@ enum {
     WV_RX_BYTES = 65536,
 };
 
+enum wv_via {
+    WV_VIA_BULK,
+    WV_VIA_QUICK,
+    WV_VIA_SLEEVE, /* the kernel may fragment it */
+    WV_VIA_SLEEVE_DF,
+};
+
 /* Consecutive datagrams for one link, equally long but for the last: one sendmsg. */
 struct wv_train {
     struct wv_link *link;
     uint32_t at, len, segment, count;
-    int closed, quick; /* the far kernel chooses a socket by a train's first datagram */
+    int closed;
+    enum wv_via via; /* the far kernel chooses a socket by a train's first datagram */
 };
 
 /* Where recvmmsg puts what it takes. Only the pages that are written to are there. */
@@ -64,12 +72,14 @@ struct wv_shard {
     struct wv_flows flows;
     uint8_t *copy;    /* the same, for frames that go to several links */
     uint8_t *relay;   /* one record that is sent on */
+    uint8_t *real;    /* one frame for a peer by sleeve */
     uint8_t *cut;     /* one datagram of a super-frame that no slice can carry */
-    uint8_t *stage;   /* records of small frames for stage_link */
+    uint8_t *stage;   /* for stage_link: records of small frames, or the frames of a sleeve packet */
     uint8_t *arena;   /* sealed datagrams */
     struct wv_rx *rx, *rx_quick;
     struct wv_link *stage_link;
-    int stage_quick;
+    enum wv_via stage_via;
+    uint32_t stage_frames;
     size_t stage_len, arena_len;
     struct wv_train trains[WV_MESSAGES];
     uint32_t trains_n;
@@ -102,6 +112,8 @@ struct wv_way;
 void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
 /* Sends one datagram by itself that nobody may fragment. */
 void wv_outbox_probe(struct wv_shard *s, struct wv_link *link, const uint8_t *plain, size_t len);
+/* Seals `len` octets of frames as one sleeve packet. */
+void wv_outbox_packet(struct wv_shard *s, struct wv_link *link, int df, const uint8_t *frames, size_t len);
 void wv_outbox_unstage(struct wv_shard *s); /* seals what is staged */
 void wv_outbox_send(struct wv_shard *s);    /* sends what is sealed */
 void wv_outbox_flush(struct wv_shard *s);   /* both */
@@ -115,10 +127,21 @@ struct wv_way {
     uint8_t flooded; /* one of several copies: its sender isn't told when it doesn't fit */
 };
 void wv_forward_frame(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
+/* Tells a frame's sender, here or behind another peer, that it is too big, as though the frame's destination did. */
+void wv_tell_sender(struct wv_shard *s, const struct wv_way *way, const uint8_t *frame, size_t len, uint32_t mtu);
 /* A super-frame; its memory, with WV_HEADROOM before it, is written over. */
 void wv_forward_super(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, uint8_t *frame, size_t len);
 /* A checked frame, slice or part of another peer; way->hops is what remains. */
 void wv_forward_record(struct wv_shard *s, const struct wv_way *way, const struct wv_record *r);
+
+/* carry.c: frames by sleeve, whatever they are here: segmented, finished, fragmented or refused */
+void wv_carry_frame(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const uint8_t *frame, size_t len);
+void wv_carry_pieces(struct wv_shard *s, const struct wv_way *way, const struct wv_vnet *vnet, const struct iovec *pieces, int n);
+void wv_carry_special(struct wv_shard *s, const struct wv_command *c);
+/* A packet from a peer by sleeve; its first octets were found to be that peer's name. */
+void wv_carry_receive(struct wv_shard *s, struct wv_link *link, uint8_t *packet, size_t len, const struct wv_address *from);
+/* receive.c: a frame's record from `link`, checked and taken or sent on. Returns 0 when it breaks a rule. */
+int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r, const struct wv_address *from);
 
 /* capture.c: TAP to links */
 void wv_capture_burst(struct wv_shard *s);

@@ -18,6 +18,8 @@ struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key
         s->sealed = 1;
         memcpy(s->key, key, sizeof s->key);
     }
+    atomic_store(&s->mtu, WV_SLEEVE_MTU_MAX);
+    atomic_store(&s->payload, WV_SLEEVE_PAYLOAD_MAX);
     pthread_spin_init(&s->lock, PTHREAD_PROCESS_PRIVATE);
     return s;
 }

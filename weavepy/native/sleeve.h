@@ -33,9 +33,15 @@ struct wv_sleeve {
     int sealed, dialled; /* we dialled the control connection */
     uint8_t key[WV_BOX_KEY];
     _Atomic uint64_t next[2]; /* by DF */
+    _Atomic int ready;        /* the remote is known */
+    _Atomic int fragments;    /* IP fragments pass */
+    _Atomic uint32_t mtu;     /* of the frames' IP packets */
+    _Atomic uint32_t payload; /* of UDP, at most, in a packet with DF */
     pthread_spinlock_t lock;  /* of what follows */
     struct wv_sleeve_seen seen[2];
 };
+
+enum { WV_SLEEVE_PAYLOAD_MAX = 65507, WV_SLEEVE_MTU_MAX = 65535 };
 
 /* key NULL: plain form. NULL without memory, or with a key where there is no libsodium. */
 struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key, int dialled);

@@ -34,9 +34,41 @@ struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t l
     return link;
 }
 
+struct wv_link *wv_names_find(const struct wv_names *names, uint64_t name) {
+    uint32_t low = 0, high = names ? names->n : 0;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (names->at[middle].name < name)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return names && low < names->n && names->at[low].name == name ? names->at[low].link : NULL;
+}
+
+struct wv_names *wv_names_with(const struct wv_names *names, uint64_t name, struct wv_link *link) {
+    uint32_t n = names ? names->n : 0, i = 0;
+    struct wv_names *made = malloc(sizeof *made + (n + 1) * sizeof made->at[0]);
+    if (!made)
+        return NULL;
+    made->n = 0;
+    for (; i < n && names->at[i].name < name; i++)
+        made->at[made->n++] = names->at[i];
+    if (link) {
+        made->at[made->n].name = name;
+        made->at[made->n++].link = link;
+    }
+    if (i < n && names->at[i].name == name)
+        i++;
+    for (; i < n; i++)
+        made->at[made->n++] = names->at[i];
+    return made;
+}
+
 void wv_link_destroy(struct wv_link *link) {
     if (!link)
         return;
+    wv_sleeve_destroy(atomic_load(&link->sleeve));
     wv_tx_key_destroy(atomic_load(&link->tx));
     for (int i = 0; i < 4; i++)
         wv_rx_key_destroy(atomic_load(&link->rx[i]));

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "key.h"
+#include "sleeve.h"
 
 struct wv_address {
     struct sockaddr_storage sa;
@@ -26,15 +27,30 @@ struct wv_link {
     _Atomic int ready; /* remote is known */
     _Atomic uint32_t remote_index, path_mtu, room, alive_ms;
     _Atomic uint64_t token; /* of the heartbeat that tells a clear link's remote; 0: none */
-    pthread_spinlock_t lock; /* of the two addresses and the heartbeat stamps */
-    struct wv_address remote, local;
+    pthread_spinlock_t lock; /* of the addresses and the heartbeat stamps */
+    struct wv_address remote, local, sleeve_remote;
     uint64_t stamp, stamp_at_us;
     /* Epochs below these had their keys. Again would mean counters from 0 and an empty window under a used key. */
     uint64_t tx_epochs, rx_epochs;
     _Atomic(struct wv_tx_key *) tx;
     _Atomic(struct wv_rx_key *) rx[4]; /* by the epoch's two low bits */
+    _Atomic(struct wv_sleeve *) sleeve; /* Weave Net's overlay beside ours, or NULL */
+    _Atomic int by_sleeve;              /* it carries the frames */
     _Atomic uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams;
 };
+
+/* Links by their peer's name, which is all that a sleeve packet says of its sender. */
+struct wv_names {
+    uint32_t n;
+    struct {
+        uint64_t name;
+        struct wv_link *link;
+    } at[]; /* by name, ascending */
+};
+
+struct wv_link *wv_names_find(const struct wv_names *names, uint64_t name); /* or NULL */
+/* A copy with, for `name`, this link, or none if it is NULL. NULL without memory. */
+struct wv_names *wv_names_with(const struct wv_names *names, uint64_t name, struct wv_link *link);
 
 struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t lanes);
 void wv_link_destroy(struct wv_link *link);
