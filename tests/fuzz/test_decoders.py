@@ -28,6 +28,13 @@ from weavepy.wire.features import Features, decode_features_untrusted, encode_fe
 from weavepy.wire.gob import GobReader
 from weavepy.wire.messages import Unknown, decode_message_untrusted, encode_message
 from weavepy.wire.peername import format_peer_name, parse_peer_name
+from weavepy.wire.sleeve import (
+    FragmentsArrive,
+    HeartbeatAck,
+    MtuArrives,
+    decode_sleeve_control_untrusted,
+    encode_sleeve_control,
+)
 from weavepy.wire.topology import decode_topology_untrusted, encode_topology
 
 INPUTS = 100_000
@@ -191,6 +198,19 @@ def test_overlay_control() -> None:
             assert 1 <= message.lanes <= limits.LANES_MAX
             assert message.port
             assert message.index
+
+    fuzz(decode, valid, WireError)
+
+
+def test_sleeve_control() -> None:
+    messages = [HeartbeatAck(), FragmentsArrive(), MtuArrives(1414)]
+    valid = [bytes([subtag]) + body for subtag, body in map(encode_sleeve_control, messages)]
+
+    def decode(data: bytes) -> None:
+        subtag, body = data[0] if data else 0, data[1:]
+        message = decode_sleeve_control_untrusted(subtag, body)
+        if message is not None:
+            assert encode_sleeve_control(message) == (subtag, body)
 
     fuzz(decode, valid, WireError)
 
