@@ -124,6 +124,31 @@ class DatagramTooBig:
 
 
 @dataclass(frozen=True, slots=True)
+class SleeveHeard:
+    """A heartbeat came on sleeve `index`, authenticated if it is sealed. Whether `uid` is right isn't checked."""
+
+    index: int
+    uid: int
+    source: Address  # where it came from
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveTested:
+    """A special frame of `length` octets came on sleeve `index` that is no heartbeat, all zero."""
+
+    index: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveTooBig:
+    """Our own kernel refused a packet with DF on sleeve `index`. `path_mtu` is what it says, bytes of IP packet."""
+
+    index: int
+    path_mtu: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectPeers:
     """The operator named peers. `addresses` maps what was typed to what it resolved to (port 0 = default)."""
 
@@ -149,6 +174,9 @@ Event: TypeAlias = (
     | KeyWorn
     | ProbeAnswered
     | DatagramTooBig
+    | SleeveHeard
+    | SleeveTested
+    | SleeveTooBig
     | ConnectPeers
     | ForgetPeers
 )
@@ -258,6 +286,60 @@ class LinkMtu:
 
 
 @dataclass(frozen=True, slots=True)
+class SleeveAdd:
+    """Accept sleeve packets of `peer`, which are known by that name alone. Nothing can be sent before SleeveRemote.
+
+    It begins as though SleeveTune had said (65535, 65507, False).
+    """
+
+    index: int
+    peer: PeerName
+    key: bytes | None = field(repr=False)  # None: plain packets
+    dialled: bool  # it was us who dialled the control connection
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveRemote:
+    """Where to send packets of sleeve `index` from now on."""
+
+    index: int
+    remote: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveSend:
+    """Send a frame of `length` zero octets to the neighbour, alone in its packet, whatever the sleeve's limits.
+
+    If `length` is that of a heartbeat, `uid` is its last eight octets. With `df`, a refusal is to be told as
+    SleeveTooBig.
+    """
+
+    index: int
+    df: bool
+    length: int
+    uid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveTune:
+    """What packets of sleeve `index` may be: `mtu` is the overlay's, `max_payload` the UDP payload with DF, bytes;
+    `fragments` says that IP fragments arrive.
+    """
+
+    index: int
+    mtu: int
+    max_payload: int
+    fragments: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SleeveRemove:
+    """Forget sleeve `index` and wipe its key."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tables:
     """Where frames may go. Replaces all earlier tables at one stroke in every shard.
 
@@ -306,6 +388,11 @@ Effect: TypeAlias = (
     | LinkExpect
     | SendProbe
     | LinkMtu
+    | SleeveAdd
+    | SleeveRemote
+    | SleeveSend
+    | SleeveTune
+    | SleeveRemove
     | Tables
     | ForgetMacs
     | Persist

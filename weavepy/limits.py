@@ -94,6 +94,18 @@ PATH_MTU_SEARCH_S: Final = 600.0  # up to this (RFC 8899 section 5.1.1), and for
 MAC_AGE_S: Final = 600.0  # Weave Net 2.8.1
 MAC_EXPIRE_PERIOD_S: Final = 60.0
 
+# The sleeve overlay. All but SLEEVE_MTU_MIN are Weave Net 2.8.1's, so that either end finds what the other expects.
+SLEEVE_HEARTBEAT_FAST_S: Final = 0.5  # until the peer acknowledges one
+SLEEVE_HEARTBEAT_S: Final = 10.0
+SLEEVE_TIMEOUT_S: Final = 60.0  # without a heartbeat
+SLEEVE_FRAGMENTS_TEST_S: Final = 300.0  # between tests whether IP fragments arrive
+SLEEVE_TEST_TIMEOUT_S: Final = 0.01  # of the first test of an MTU; doubled for each further one
+SLEEVE_TESTS_MAX: Final = 8  # of one MTU, in all 2.55 s: then it doesn't fit
+SLEEVE_MTU_GOOD: Final = 552  # overlay MTU that is taken to fit without a test
+SLEEVE_MTU_MIN: Final = 68  # what IPv4 needs of a link (RFC 791); a test is longer than a heartbeat at least
+SLEEVE_MTU_MAX: Final = 65535  # until the kernel has said what the path carries
+SLEEVE_PAYLOAD_MAX: Final = 65507  # of a UDP datagram over IPv4
+
 # Operator side.
 PASSWORD_BITS_WARN: Final = 80.0
 READY_TIMEOUT_S: Final = 10.0
