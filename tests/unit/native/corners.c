@@ -70,7 +70,7 @@ static struct wv_engine *new_engine(int clear) {
     int taps[2], udp[2] = {socket(AF_INET, SOCK_DGRAM, 0), socket(AF_INET, SOCK_DGRAM, 0)};
     if (udp[0] < 0 || udp[1] < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, taps))
         return NULL;
-    struct wv_engine *e = wv_engine_new(1, taps, udp, 1, 1, 1, 1);
+    struct wv_engine *e = wv_engine_new(1, taps, udp, -1, 1, 1, 1, 1);
     struct wv_address remote = {.len = sizeof(struct sockaddr_in)}, none = {0};
     remote.sa.ss_family = AF_INET;
     if (e && (wv_engine_link_add(e, INDEX, PEER, clear) || wv_engine_link_remote(e, INDEX, 1, &remote, &none, 1500)))
