@@ -39,7 +39,7 @@ from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.control import open_listener
 from weavepy.runtime.credentials import KEY_FILE, PASSWORD_FILE
 from weavepy.runtime.dataplane import DataPlane
-from weavepy.runtime.datasocket import open_data_sockets
+from weavepy.runtime.datasocket import open_data_sockets, open_df_socket
 from weavepy.runtime.launch import Launch, Settings, settle
 from weavepy.runtime.logs import FILE_NAME, start_logging
 from weavepy.runtime.operator import Operator
@@ -47,6 +47,7 @@ from weavepy.runtime.options import DEFAULT_STATUS_ADDRESS, LaunchOptions, split
 from weavepy.runtime.shell import Shell
 from weavepy.runtime.targets import Targets
 from weavepy.store import Store
+from weavepy.switch.negotiate import OVERLAY, SLEEVE
 from weavepy.wire.peername import format_peer_name
 
 log = logging.getLogger("weavepy.daemon")
@@ -181,6 +182,8 @@ def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack)
     opened.callback(listener.close)
     data_sockets = open_data_sockets(options.host or None, options.port, options.shards)
     opened.callback(_close_all, data_sockets)
+    df_socket = open_df_socket(data_sockets[0])
+    opened.callback(os.close, df_socket)
     api_sockets, warnings = _open_api_sockets(launch, options, opened)
     overlay = create_overlay(
         mac=settings.name.to_bytes(6, "big"),
@@ -193,6 +196,7 @@ def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack)
         settings.name,
         overlay.tap_fds,
         data_sockets,
+        df_fd=df_socket,
         gso="gso" not in off,
         gro="gro" not in off,
         uso="uso" in overlay.offloads,
@@ -313,7 +317,18 @@ def _router_config(settings: Settings) -> RouterConfig:
         discovery=not options.no_discovery,
         rekey_interval_s=options.rekey_interval,
         remembered=settings.remembered,
+        overlays=_overlays(settings),
     )
+
+
+def _overlays(settings: Settings) -> tuple[str, ...]:
+    """What is offered to peers, in Weave Net's order."""
+    ours = () if settings.options.no_fastpath else (OVERLAY,)
+    if settings.password is None or _fastpath.HAS_SECRETBOX:
+        return (*ours, SLEEVE)
+    if not ours:
+        raise LocalError("--no-fastpath needs libsodium, which isn't here: apt-get install libsodium23")
+    return ours
 
 
 @dataclass(frozen=True, slots=True)

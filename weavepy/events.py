@@ -286,6 +286,14 @@ class LinkMtu:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkBySleeve:
+    """Which overlay carries the frames of link `index`: sleeve, or fastpath as it is at first."""
+
+    index: int
+    by_sleeve: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SleeveAdd:
     """Accept sleeve packets of `peer`, which are known by that name alone. Nothing can be sent before SleeveRemote.
 
@@ -388,6 +396,7 @@ Effect: TypeAlias = (
     | LinkExpect
     | SendProbe
     | LinkMtu
+    | LinkBySleeve
     | SleeveAdd
     | SleeveRemote
     | SleeveSend

@@ -41,6 +41,9 @@ from weavepy.events import (
     ProbeAnswered,
     Received,
     Send,
+    SleeveHeard,
+    SleeveTested,
+    SleeveTooBig,
 )
 from weavepy.mesh.admission import Admission, TokenBucket
 from weavepy.mesh.dialler import Dialler
@@ -51,9 +54,11 @@ from weavepy.mesh.routes import Routes
 from weavepy.mesh.topology import SHORT_IDS, Topology
 from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
 from weavepy.sessions import RouterConfig, Session, Sessions
-from weavepy.switch.fastpath import LinkAction, LinkEvent
+from weavepy.switch.fastpath import Link, LinkAction, LinkEvent
 from weavepy.switch.forwarding import Forwarding, build_tables
-from weavepy.switch.negotiate import Agreement, negotiate_untrusted
+from weavepy.switch.negotiate import SLEEVE, Agreement, SleeveAgreement, choose_untrusted
+from weavepy.switch.sleeve import SleeveAction, SleeveEvent
+from weavepy.switch.sleevelink import SleeveLink
 from weavepy.wire.fastpath import (
     FastpathFeature,
     OverlayMessage,
@@ -61,8 +66,16 @@ from weavepy.wire.fastpath import (
     encode_overlay_control,
 )
 from weavepy.wire.features import Features
-from weavepy.wire.messages import Broadcast, Gossip, Message, OverlayControl, Unicast
+from weavepy.wire.messages import (
+    Broadcast,
+    Gossip,
+    LegacyOverlayControl,
+    Message,
+    OverlayControl,
+    Unicast,
+)
 from weavepy.wire.peername import format_peer_name
+from weavepy.wire.sleeve import SleeveMessage
 from weavepy.wire.topology import ConnectionSummary, PeerRecord
 from weavepy.wire.topologynews import Scanner
 
@@ -71,7 +84,7 @@ __all__ = ["NEIGHBOURS_KEY", "PROTOCOL_VERSION", "TARGETS_KEY", "Router", "Route
 PROTOCOL_VERSION = 2
 TARGETS_KEY = "targets"
 NEIGHBOURS_KEY = "neighbours"
-_OVERLAY_INDEX = 0  # of fastpath in the list of overlays that both ends have, which it is alone in
+_FASTPATH_INDEX, _SLEEVE_INDEX = 0, 1  # in the list of overlays that both ends have, if both are in it
 _STRANGER_LOGS = 10  # lines about connections that never authenticated: so many at once,
 _STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
 
@@ -156,6 +169,9 @@ class Router:
                 | KeyWorn()
                 | ProbeAnswered()
                 | DatagramTooBig()
+                | SleeveHeard()
+                | SleeveTested()
+                | SleeveTooBig()
             ):
                 self._link_news(event, now)
             case ConnectPeers(addresses, replace):
@@ -254,7 +270,7 @@ class Router:
         level = "info" if verdict in (Verdict.DUPLICATE, Verdict.DUPLICATE_BOTH) else "warning"
         if verdict in (Verdict.ADD, Verdict.REPLACE):
             keyed = session.connection.session_key is not None
-            agreement = negotiate_untrusted(self._feature, features, keyed=keyed)
+            agreement = choose_untrusted(self._config.overlays, self._feature, features, keyed=keyed)
         if verdict in (Verdict.REPLACE, Verdict.DUPLICATE_BOTH):
             # The record must outlive the old connection: the new one is about to take it over.
             self._topology.hold(features.name)
@@ -271,7 +287,12 @@ class Router:
         self._register(session, index, agreement, features, now)
 
     def _register(
-        self, session: Session, index: int, agreement: Agreement, features: Features, now: float
+        self,
+        session: Session,
+        index: int,
+        agreement: Agreement | SleeveAgreement,
+        features: Features,
+        now: float,
     ) -> None:
         peer, connection = features.name, session.connection
         restarted = self._topology.records[peer].uid != features.uid
@@ -294,12 +315,27 @@ class Router:
         match message:
             case Gossip() | Unicast() | Broadcast():
                 self._gossip.handle_untrusted(session.peer, message, now)
-            case OverlayControl(index, subtag, body):
-                if index != _OVERLAY_INDEX:
-                    raise RemoteProtocolError(f"control message for overlay {index}, which there isn't")
-                control = decode_overlay_control_untrusted(subtag, body)
+            case OverlayControl() | LegacyOverlayControl():
+                self._overlay_control(session, session.link, message, now)
+
+    def _overlay_control(
+        self,
+        session: Session,
+        link: Link | SleeveLink,
+        message: OverlayControl | LegacyOverlayControl,
+        now: float,
+    ) -> None:
+        if isinstance(link, SleeveLink):
+            self._perform(session, link.handle_control(message, now))
+        elif isinstance(message, OverlayControl):
+            if message.index == _FASTPATH_INDEX:
+                control = decode_overlay_control_untrusted(message.subtag, message.body)
                 if control is not None:
-                    self._perform(session, session.link.handle_control(control, now))
+                    self._perform(session, link.handle_control(control, now))
+            elif message.index != _SLEEVE_INDEX or SLEEVE not in self._config.overlays:
+                raise RemoteProtocolError(f"control message for overlay {message.index}, which there isn't")
+            # What a peer says about a sleeve beside fastpath needs no answer.
+        self._note_established(session, now)
 
     def _lost(self, session: Session, reason: str, now: float) -> None:
         connection = session.connection
@@ -360,24 +396,38 @@ class Router:
 
     # ---- links
 
-    def _link_news(self, event: LinkEvent, now: float) -> None:
+    def _link_news(self, event: LinkEvent | SleeveEvent, now: float) -> None:
         found = self._sessions.linked(event.index)
         if found is None:
             return
         session, link = found
-        pending = link.established_at is None
-        self._perform(session, link.handle(event, now))
-        self._sessions.reset_timer(session)
-        if pending and link.established_at is not None and session.peer is not None:
-            self._topology.establish(session.peer)
-            self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)
-            self._remember_neighbours()
-            self._log("info", f"link to {session.describe()} is up, {link.cipher}")
+        with self._containing(session, now):
+            # What was under way when an index changed hands may be for another overlay than it has now.
+            if isinstance(link, SleeveLink):
+                if isinstance(event, SleeveEvent):
+                    self._perform(session, link.handle(event, now))
+            elif not isinstance(event, SleeveEvent):
+                self._perform(session, link.handle(event, now))
+            self._note_established(session, now)
 
-    def _perform(self, session: Session, actions: Iterable[LinkAction]) -> None:
+    def _note_established(self, session: Session, now: float) -> None:
+        """Tells everybody, once, that frames can go by the link."""
+        link = session.link
+        if link is None or session.peer is None or link.established_at is None or session.announced:
+            return
+        session.announced = True
+        self._topology.establish(session.peer)
+        self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)
+        self._remember_neighbours()
+        self._log("info", f"link to {session.describe()} is up, {link.cipher}")
+
+    def _perform(self, session: Session, actions: Iterable[LinkAction | SleeveAction]) -> None:
         for action in actions:
             if isinstance(action, OverlayMessage):
-                self._send(session, OverlayControl(_OVERLAY_INDEX, *encode_overlay_control(action)))
+                self._send(session, OverlayControl(_FASTPATH_INDEX, *encode_overlay_control(action)))
+            elif isinstance(action, SleeveMessage):
+                assert isinstance(session.link, SleeveLink)
+                self._send(session, session.link.encode(action))
             else:
                 self._effects.append(action)
 

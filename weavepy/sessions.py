@@ -18,7 +18,9 @@ from weavepy.mesh.connection import Connection
 from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
 from weavepy.mesh.report import nickname_of
 from weavepy.switch.fastpath import Link, LinkConfig
-from weavepy.switch.negotiate import OVERLAY, Agreement
+from weavepy.switch.negotiate import OVERLAY, Agreement, SleeveAgreement
+from weavepy.switch.sleeve import SleeveConfig
+from weavepy.switch.sleevelink import SleeveLink
 from weavepy.wire.fastpath import FastpathFeature, encode_fastpath_feature
 from weavepy.wire.features import Features
 from weavepy.wire.peername import format_peer_name
@@ -45,6 +47,7 @@ class RouterConfig:
     rekey_interval_s: float = limits.REKEY_INTERVAL_S
     targets: tuple[tuple[str, Address], ...] = ()
     remembered: tuple[Address, ...] = ()
+    overlays: tuple[str, ...] = (OVERLAY,)  # that we offer, in Weave Net's order: fastpath before sleeve
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +57,8 @@ class Session:
     connection: Connection
     dialled: Address | None
     peer: PeerName | None = None
-    link: Link | None = None
+    link: Link | SleeveLink | None = None
+    announced: bool = False  # that its link is established
     wakes_at: float = math.inf  # its entry in the queue of timers
 
     def next_timer(self) -> float:
@@ -103,8 +107,8 @@ class Sessions:
             conn_id=self._entropy.getrandbits(64),
             short_id=own.short_id,
             trusted=False,
-            overlays=(OVERLAY,),
-            fastpath=encode_fastpath_feature(self._feature),
+            overlays=config.overlays,
+            fastpath=encode_fastpath_feature(self._feature) if OVERLAY in config.overlays else None,
         )
         handshake = Handshake(
             outbound=dialled is not None,
@@ -131,10 +135,33 @@ class Sessions:
         slot = next((slot for slot in range(1, limits.LINKS_MAX) if slot not in taken), None)
         return None if slot is None else self._entropy.getrandbits(32 - _SLOT_BITS) << _SLOT_BITS | slot
 
-    def register(self, session: Session, peer: PeerName, agreement: Agreement, index: int) -> Link:
+    def register(
+        self, session: Session, peer: PeerName, agreement: Agreement | SleeveAgreement, index: int
+    ) -> Link | SleeveLink:
         """Makes `session` the one to `peer` and returns its link, which isn't started yet."""
-        config, connection = self._config, session.connection
-        link = Link(
+        link = session.link = self._new_link(session.connection, peer, agreement, index)
+        session.peer = peer
+        self.by_peer[peer] = self.by_link[index] = session
+        self._live = None
+        return link
+
+    def _new_link(
+        self, connection: Connection, peer: PeerName, agreement: Agreement | SleeveAgreement, index: int
+    ) -> Link | SleeveLink:
+        config = self._config
+        if isinstance(agreement, SleeveAgreement):
+            return SleeveLink(
+                SleeveConfig(
+                    index=index,
+                    peer=peer,
+                    dialled=connection.outbound,
+                    session_key=connection.session_key,
+                    connection_uid=connection.uid,
+                    remote=connection.remote,
+                ),
+                agreement,
+            )
+        return Link(
             LinkConfig(
                 index=index,
                 own=config.name,
@@ -153,10 +180,6 @@ class Sessions:
                 entropy=self._entropy,
             )
         )
-        session.peer, session.link = peer, link
-        self.by_peer[peer] = self.by_link[index] = session
-        self._live = None
-        return link
 
     def remove(self, session: Session) -> bool:
         """Forgets `session`; False if that was done before."""
@@ -169,7 +192,7 @@ class Sessions:
             del self.by_peer[session.peer]
         return True
 
-    def linked(self, index: int) -> tuple[Session, Link] | None:
+    def linked(self, index: int) -> tuple[Session, Link | SleeveLink] | None:
         """Returns the session of a link, and the link itself."""
         session = self.by_link.get(index)
         return None if session is None or session.link is None else (session, session.link)
@@ -267,10 +290,9 @@ def _report(session: Session, records: Mapping[PeerName, PeerRecord], now: float
     info, attributes = "handshake", {}
     if link is not None and session.peer is not None:
         sealed = "unencrypted" if connection.session_key is None else "encrypted"
-        info = (
-            f"{sealed:<11} {OVERLAY} {format_peer_name(session.peer)}({nickname_of(session.peer, records)})"
-        )
         attributes = link.attributes(now)
+        name = f"{format_peer_name(session.peer)}({nickname_of(session.peer, records)})"
+        info = f"{sealed:<11} {attributes['name']:<8} {name}"
     return {
         "Address": str(connection.remote),
         "Outbound": connection.outbound,

@@ -68,6 +68,12 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
     help="Serve status and report here, '' for nowhere.  [default: 127.0.0.1:6782]",
 )
 @click.option(
+    "--no-fastpath",
+    is_flag=True,
+    envvar=[*_env("NO_FASTPATH"), "WEAVE_NO_FASTDP"],
+    help="Use Weave Net's sleeve overlay with all peers.",
+)
+@click.option(
     "--no-offload", envvar=_env("NO_OFFLOAD"), metavar="LIST", help="Of tso,uso,gso,gro,csum; or all."
 )
 @click.option("--shards", type=int, envvar=_env("SHARDS"), help="Threads that move frames.  [default: 1]")

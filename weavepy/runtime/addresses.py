@@ -87,6 +87,17 @@ def path_mtu(sock: socket.socket) -> int:
         return limits.UNDERLAY_MTU_DEFAULT
 
 
+def path_mtu_to(remote: Address) -> int:
+    """Returns what the kernel takes for the path MTU to `remote`, in bytes of IP packet. Sends nothing."""
+    family = socket.AF_INET6 if ":" in remote.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((remote.host, remote.port))
+            return path_mtu(sock)
+    except OSError:
+        return limits.UNDERLAY_MTU_DEFAULT
+
+
 def source_prefix(host: str) -> str:
     """Returns the prefix that limits count by: an IPv4 address itself, the /64 of an IPv6 address."""
     address = ipaddress.ip_address(host.partition("%")[0])

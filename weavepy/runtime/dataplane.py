@@ -25,6 +25,7 @@ from weavepy.events import (
     KeyWorn,
     LinkAdd,
     LinkAlive,
+    LinkBySleeve,
     LinkExpect,
     LinkMoved,
     LinkMtu,
@@ -33,8 +34,17 @@ from weavepy.events import (
     ProbeAnswered,
     SendHeartbeat,
     SendProbe,
+    SleeveAdd,
+    SleeveHeard,
+    SleeveRemote,
+    SleeveRemove,
+    SleeveSend,
+    SleeveTested,
+    SleeveTooBig,
+    SleeveTune,
     Tables,
 )
+from weavepy.runtime.addresses import path_mtu_to
 
 log = logging.getLogger("weavepy.engine")
 
@@ -48,6 +58,12 @@ LINK_EFFECTS = (
     SendHeartbeat,
     LinkExpect,
     SendProbe,
+    LinkBySleeve,
+    SleeveAdd,
+    SleeveRemote,
+    SleeveSend,
+    SleeveTune,
+    SleeveRemove,
     Tables,
     ForgetMacs,
 )
@@ -72,6 +88,12 @@ class EngineLike(Protocol):
     def heartbeat(self, index: int, heard: bool, token: int = 0) -> None: ...
     def probe(self, index: int, size: int) -> None: ...
     def link_mtu(self, index: int, path_mtu: int) -> None: ...
+    def link_by_sleeve(self, index: int, by_sleeve: bool) -> None: ...
+    def sleeve_add(self, index: int, key: bytes | None, dialled: bool) -> None: ...
+    def sleeve_remove(self, index: int) -> None: ...
+    def sleeve_remote(self, index: int, host: str, port: int, local_host: str) -> None: ...
+    def sleeve_tune(self, index: int, mtu: int, payload: int, fragments: bool) -> None: ...
+    def sleeve_send(self, index: int, size: int, df: bool, uid: int = 0) -> None: ...
     def set_tables(
         self, peers: list[tuple[int, int, int]], trees: list[tuple[int, tuple[int, ...]]]
     ) -> None: ...
@@ -93,6 +115,7 @@ class DataPlane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: Callable[[Event], None] = lambda _event: None
         self._expiry: asyncio.TimerHandle | None = None
+        self._sleeves: dict[int, Address] = {}  # where each sends to
 
     def start(self, loop: asyncio.AbstractEventLoop, handle: Callable[[Event], None]) -> None:
         self._loop, self._handle = loop, handle
@@ -133,6 +156,20 @@ class DataPlane:
                 )
             case LinkRemove():
                 engine.link_remove(effect.index)
+            case LinkBySleeve():
+                engine.link_by_sleeve(effect.index, effect.by_sleeve)
+            case SleeveAdd():
+                engine.sleeve_add(effect.index, effect.key, effect.dialled)
+            case SleeveRemote():
+                self._sleeves[effect.index] = effect.remote
+                engine.sleeve_remote(effect.index, effect.remote.host, effect.remote.port, "")
+            case SleeveSend():
+                engine.sleeve_send(effect.index, effect.length, effect.df, effect.uid)
+            case SleeveTune():
+                engine.sleeve_tune(effect.index, effect.mtu, effect.max_payload, effect.fragments)
+            case SleeveRemove():
+                self._sleeves.pop(effect.index, None)
+                engine.sleeve_remove(effect.index)
             case KeyInstall():
                 engine.key_install(
                     effect.index, effect.sending, effect.epoch, effect.cipher, list(effect.keys)
@@ -163,6 +200,13 @@ class DataPlane:
                     self._handle(ProbeAnswered(index, number))
                 case "toobig":
                     self._handle(DatagramTooBig(index))
+                case "sleeve-heartbeat":
+                    self._handle(SleeveHeard(index, number, Address(host, port)))
+                case "sleeve-test":
+                    self._handle(SleeveTested(index, number))
+                case "sleeve-toobig":
+                    if index in self._sleeves:
+                        self._handle(SleeveTooBig(index, path_mtu_to(self._sleeves[index])))
                 case _:
                     log.error("the engine reports %r, which this version doesn't know", kind)
 

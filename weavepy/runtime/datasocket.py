@@ -9,6 +9,7 @@ get wrong: sockets that share a port share it with a second router too, so the f
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
 
@@ -20,6 +21,7 @@ SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 IP_MTU_DISCOVER = 10
 IP_PMTUDISC_DONT = 0
+IP_PMTUDISC_DO = 2
 IPV6_MTU_DISCOVER = 23
 
 RECEIVE_BUFFER_BYTES = 8 << 20  # about 10 ms at 10 Gb/s, and room for trains that arrive whole
@@ -52,6 +54,30 @@ def open_data_sockets(host: str | None, port: int, shards: int) -> list[int]:
             sock.close()
         raise LocalError(_reason(error, host, port)) from None
     return [sock.detach() for sock in sockets]
+
+
+def open_df_socket(beside: int) -> int:
+    """Opens a socket on the port of the data socket `beside` that sends with DF and refuses what doesn't fit the path.
+
+    Its descriptor is the caller's. Nothing is to be received on it: the steering never chooses it. Raises
+    LocalError.
+    """
+    with socket.socket(fileno=os.dup(beside)) as other:
+        family, address = other.family, other.getsockname()[:2]
+        dual = family == socket.AF_INET6 and not other.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        _tune(sock, family, dual=dual)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise LocalError(_reason(error, address[0], address[1])) from None
+    return sock.detach()
 
 
 def _bind_address(host: str | None) -> tuple[socket.AddressFamily, str]:

@@ -38,6 +38,7 @@ class LaunchOptions:
     conn_limit: int = limits.CONN_LIMIT_DEFAULT
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
+    no_fastpath: bool = False
     no_offload: str = ""
     shards: int = 1
     log_level: str = "info"

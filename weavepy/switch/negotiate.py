@@ -14,6 +14,7 @@ from weavepy.wire.fastpath import FastpathFeature, decode_fastpath_feature_untru
 from weavepy.wire.features import Features
 
 OVERLAY = "fastpath"
+SLEEVE = "sleeve"
 CLEAR = "clear"
 CIPHER_ORDER = ("aes-256-gcm", "chacha20-poly1305", CLEAR)
 
@@ -27,15 +28,36 @@ class Agreement:
     peer_mtu: int
 
 
-def negotiate_untrusted(ours: FastpathFeature, features: Features, *, keyed: bool) -> Agreement:
-    """Returns what is in common with the peer of `features`. `keyed`: the connection has a session key.
+@dataclass(frozen=True, slots=True)
+class SleeveAgreement:
+    """Sleeve is what is in common. `legacy`: the peer sent no list of overlays, and counts none in its messages."""
+
+    legacy: bool
+
+
+def choose_untrusted(
+    overlays: tuple[str, ...], ours: FastpathFeature, features: Features, *, keyed: bool
+) -> Agreement | SleeveAgreement:
+    """Returns which of our `overlays` a connection with the peer of `features` uses, and how. `keyed`: it has a
+    session key.
 
     Raises RemoteProtocolError with a reason for the operator if there is nothing in common.
     """
-    offered = features.overlays if features.overlays is not None else ("sleeve",)
-    if OVERLAY not in offered or features.fastpath is None:
-        listed = ", ".join(offered)[:64] or "none"
-        raise RemoteProtocolError(f"no overlay in common: we offer {OVERLAY}, the peer {listed}")
+    offered = features.overlays if features.overlays is not None else (SLEEVE,)
+    if OVERLAY in overlays and OVERLAY in offered and features.fastpath is not None:
+        return negotiate_untrusted(ours, features, keyed=keyed)
+    if SLEEVE in overlays and SLEEVE in offered:
+        return SleeveAgreement(legacy=features.overlays is None)
+    listed = ", ".join(offered)[:64] or "none"
+    raise RemoteProtocolError(f"no overlay in common: we offer {', '.join(overlays)}, the peer {listed}")
+
+
+def negotiate_untrusted(ours: FastpathFeature, features: Features, *, keyed: bool) -> Agreement:
+    """Returns how fastpath is used with the peer of `features`, which lists it.
+
+    Raises RemoteProtocolError with a reason for the operator if there is no way.
+    """
+    assert features.fastpath is not None
     try:
         theirs = decode_fastpath_feature_untrusted(features.fastpath)
     except WireError as error:

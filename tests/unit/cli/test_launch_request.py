@@ -99,7 +99,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
         "rekey_interval": "5",
         "log_level": "debug",
     }
-    switches = ["no_encryption", "no_discovery", "json_logs"]
+    switches = ["no_encryption", "no_discovery", "no_fastpath", "json_logs"]
     arguments = [f"--{name.replace('_', '-')}" for name in switches]
     for name, value in said.items():
         arguments += [f"--{name.replace('_', '-')}", value]

@@ -4,7 +4,14 @@ import pytest
 
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import PeerName
-from weavepy.switch.negotiate import Agreement, negotiate_untrusted
+from weavepy.switch.negotiate import (
+    OVERLAY,
+    SLEEVE,
+    Agreement,
+    SleeveAgreement,
+    choose_untrusted,
+    negotiate_untrusted,
+)
 from weavepy.wire.fastpath import FastpathFeature
 from weavepy.wire.features import Features
 
@@ -57,4 +64,35 @@ def test_clear_only_without_a_session_key() -> None:
 )
 def test_nothing_in_common_says_why(peer: Features, reason: str) -> None:
     with pytest.raises(RemoteProtocolError, match=f"no overlay in common.*{reason}"):
-        negotiate_untrusted(ours(AES), peer, keyed=True)
+        choose_untrusted((OVERLAY,), ours(AES), peer, keyed=True)
+
+
+BOTH = (OVERLAY, SLEEVE)
+FASTPATH = f"1;{AES};1376"
+
+
+@pytest.mark.parametrize(
+    ("overlays", "peer", "chosen"),
+    [
+        (BOTH, features(FASTPATH, BOTH), Agreement(1, AES, 1376)),
+        (BOTH, features(FASTPATH), Agreement(1, AES, 1376)),
+        (BOTH, features(None, ("fastdp", "sleeve")), SleeveAgreement(legacy=False)),
+        (BOTH, features(None, ("sleeve",)), SleeveAgreement(legacy=False)),
+        (BOTH, features(FASTPATH, ("sleeve",)), SleeveAgreement(legacy=False)),
+        (BOTH, features(None, BOTH), SleeveAgreement(legacy=False)),  # it has another fastpath
+        (BOTH, features(None, None), SleeveAgreement(legacy=True)),  # older than the list
+        ((SLEEVE,), features(FASTPATH, BOTH), SleeveAgreement(legacy=False)),
+    ],
+)
+def test_the_best_overlay_in_common_is_chosen(
+    overlays: tuple[str, ...], peer: Features, chosen: Agreement | SleeveAgreement
+) -> None:
+    assert choose_untrusted(overlays, ours(AES), peer, keyed=True) == chosen
+
+
+@pytest.mark.parametrize(
+    ("overlays", "peer"), [((SLEEVE,), features(FASTPATH)), (BOTH, features(None, ("awsvpc",)))]
+)
+def test_no_overlay_at_all(overlays: tuple[str, ...], peer: Features) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"we offer {', '.join(overlays)}, the peer"):
+        choose_untrusted(overlays, ours(AES), peer, keyed=True)

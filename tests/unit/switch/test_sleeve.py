@@ -126,7 +126,9 @@ def test_a_recorded_session_is_sent_and_answered_alike(session: dict) -> None:
             us.do(us.sleeve.handle_control(data[2], data[3:], 0.2), 0.2)
 
     recorded = [f["plaintext"] for f in control if f["direction"] == "send"]
-    assert us.control[: len(recorded)] == recorded  # one recording leaves the answer to the last of three tests out
+    assert (
+        us.control[: len(recorded)] == recorded
+    )  # one recording leaves the answer to the last of three tests out
     tests = sum(direction == "recv" and frame["len"] == 1428 for direction, _, frame in packets)
     assert us.control[2:] == ["0700030586"] * tests
     sent = [(df, frame["len"]) for direction, df, frame in packets if direction == "send"]
