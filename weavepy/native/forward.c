@@ -35,7 +35,7 @@ void wv_tell_sender(struct wv_shard *s, const struct wv_way *way, const uint8_t 
     if (sender && sender->next) {
         struct wv_way back = {.link = sender->next, .source = way->destination, .destination = way->source, .hops = WV_HOPS,
                               .quick = 1};
-        wv_outbox_stage(s, &back, &plain, answer, n);
+        wv_forward_frame(s, &back, &plain, answer, n); /* nobody is told that an answer is too big */
     }
 }
 

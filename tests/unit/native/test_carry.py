@@ -309,6 +309,16 @@ def test_from_fastpath_to_sleeve(world, kind):
         is_whole(real)
 
 
+def test_a_sender_behind_sleeve_is_told_what_fastpath_cannot_carry(world):
+    host, b, _, d = world
+    know(host, d, MAC1)
+    host.engine.link_mtu(d.index, 700)
+    b.send((B, D, ip_frame(1376)))
+    ((source, destination, answer),) = b.frames(1)
+    assert (source, destination) == (D, B)
+    assert is_whole(answer)[ICMP].code == 4
+
+
 def test_parts_are_joined_before_sleeve(world):
     _, b, _, d = world
     frame = ip_frame(1376)
