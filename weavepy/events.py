@@ -308,10 +308,11 @@ class SleeveAdd:
 
 @dataclass(frozen=True, slots=True)
 class SleeveRemote:
-    """Where to send packets of sleeve `index` from now on."""
+    """Where to send packets of sleeve `index` from now on, and the address that they come from."""
 
     index: int
     remote: Address
+    local: Address
 
 
 @dataclass(frozen=True, slots=True)

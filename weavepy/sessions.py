@@ -158,6 +158,7 @@ class Sessions:
                     session_key=connection.session_key,
                     connection_uid=connection.uid,
                     remote=connection.remote,
+                    local=connection.local,
                 ),
                 agreement,
             )

@@ -162,7 +162,7 @@ class DataPlane:
                 engine.sleeve_add(effect.index, effect.key, effect.dialled)
             case SleeveRemote():
                 self._sleeves[effect.index] = effect.remote
-                engine.sleeve_remote(effect.index, effect.remote.host, effect.remote.port, "")
+                engine.sleeve_remote(effect.index, effect.remote.host, effect.remote.port, effect.local.host)
             case SleeveSend():
                 engine.sleeve_send(effect.index, effect.length, effect.df, effect.uid)
             case SleeveTune():

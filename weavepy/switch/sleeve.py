@@ -47,8 +47,8 @@ SleeveEvent: TypeAlias = SleeveHeard | SleeveTested | SleeveTooBig
 
 @dataclass(frozen=True, slots=True)
 class SleeveConfig:
-    """What a sleeve is made of. `remote` is the other end of the control connection. Without `session_key` packets are
-    plain: both ends trust the network, or there is no password.
+    """What a sleeve is made of. `remote` and `local` are the two ends of the control connection. Without `session_key`
+    packets are plain: both ends trust the network, or there is no password.
     """
 
     index: int
@@ -57,6 +57,7 @@ class SleeveConfig:
     session_key: bytes | None = field(repr=False)
     connection_uid: int
     remote: Address
+    local: Address
 
 
 class Sleeve:
@@ -109,7 +110,7 @@ class Sleeve:
         add = SleeveAdd(config.index, config.peer, config.session_key, config.dialled)
         if self._remote is None:
             return [add]
-        return [add, SleeveRemote(config.index, self._remote), self._send_heartbeat(now)]
+        return [add, SleeveRemote(config.index, self._remote, config.local), self._send_heartbeat(now)]
 
     def stop(self) -> list[SleeveAction]:
         """Ends it and wipes its keys."""
@@ -137,7 +138,7 @@ class Sleeve:
         actions: list[SleeveAction] = []
         if source != self._remote:
             first, self._remote = self._remote is None, source
-            actions.append(SleeveRemote(self.index, source))
+            actions.append(SleeveRemote(self.index, source, self._config.local))
             if first:
                 actions.append(self._send_heartbeat(now))
         if not self._heard:

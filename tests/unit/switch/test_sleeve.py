@@ -31,9 +31,15 @@ from weavepy.wire.sleeve import (
 FILES = Path(__file__).parents[2] / "vectors"
 UID = 0x3B92B4122CF862E8
 INDEX = 5
-FAR, ELSEWHERE = Address("10.0.0.2", 6783), Address("198.51.100.7", 40001)
+NEAR, FAR, ELSEWHERE = Address("10.0.0.1", 6783), Address("10.0.0.2", 6783), Address("198.51.100.7", 40001)
 CONFIG = SleeveConfig(
-    index=INDEX, peer=PeerName(2), dialled=True, session_key=bytes(32), connection_uid=UID, remote=FAR
+    index=INDEX,
+    peer=PeerName(2),
+    dialled=True,
+    session_key=bytes(32),
+    connection_uid=UID,
+    remote=FAR,
+    local=NEAR,
 )
 DIALLED_BY_PEER = replace(CONFIG, dialled=False, remote=Address("10.0.0.2", 51234))
 PLAIN = replace(CONFIG, session_key=None)
@@ -165,7 +171,7 @@ def test_who_dialled_sends_at_once_and_twice_a_second() -> None:
     sleeve = Sleeve(CONFIG)
     assert sleeve.next_timer() == math.inf
     assert sleeve.handle_timer(99.0) == []
-    assert sleeve.confirm(100.0) == [ADD, ev.SleeveRemote(INDEX, FAR), HEARTBEAT]
+    assert sleeve.confirm(100.0) == [ADD, ev.SleeveRemote(INDEX, FAR, NEAR), HEARTBEAT]
     assert sleeve.confirm(100.1) == []
     for due in (100.5, 101.0, 101.5):
         assert sleeve.next_timer() == due
@@ -179,7 +185,7 @@ def test_who_was_dialled_is_silent_until_it_hears_where_the_peer_is() -> None:
     assert sleeve.next_timer() == 60
     assert sleeve.handle_timer(59.0) == []
     actions = sleeve.handle_heartbeat(UID, ELSEWHERE, 59.0)
-    assert actions == [ev.SleeveRemote(INDEX, ELSEWHERE), HEARTBEAT, HeartbeatAck()]
+    assert actions == [ev.SleeveRemote(INDEX, ELSEWHERE, NEAR), HEARTBEAT, HeartbeatAck()]
     assert sleeve.next_timer() == 59.5
 
 
@@ -201,10 +207,10 @@ def test_heartbeats_of_another_connection_say_nothing() -> None:
 
 def test_the_peer_is_where_its_last_heartbeat_came_from() -> None:
     sleeve = established()
-    assert sleeve.handle_heartbeat(UID, ELSEWHERE, 1.0) == [ev.SleeveRemote(INDEX, ELSEWHERE)]
+    assert sleeve.handle_heartbeat(UID, ELSEWHERE, 1.0) == [ev.SleeveRemote(INDEX, ELSEWHERE, NEAR)]
     assert sleeve.handle_heartbeat(UID, ELSEWHERE, 2.0) == []
     assert sleeve.handle_heartbeat(UID, replace(ELSEWHERE, port=4), 3.0) == [
-        ev.SleeveRemote(INDEX, replace(ELSEWHERE, port=4))
+        ev.SleeveRemote(INDEX, replace(ELSEWHERE, port=4), NEAR)
     ]
     assert sleeve.report()["remote"] == "198.51.100.7:4"
     assert sleeve.handle_heartbeat(UID ^ 1, FAR, 4.0) == []
@@ -372,6 +378,15 @@ def test_fragments_are_tested_every_five_minutes_and_doubted_meanwhile() -> None
     assert tested == [300, 600, 900, 1200, 1500]
 
 
+def test_the_test_of_fragments_has_a_timer_of_its_own() -> None:
+    sleeve = established()
+    for now in range(15, 300, 10):  # the first heartbeat is sent late
+        sleeve.handle_heartbeat(UID, FAR, now)
+        assert sleeve.handle_timer(now) == [HEARTBEAT]
+    assert sleeve.next_timer() == 300
+    assert sleeve.handle_timer(300.0) == [FRAGMENTS_TEST]
+
+
 def test_fragments_that_nobody_has_tested_do_not_arrive() -> None:
     assert confirmed().handle_control(FRAGMENTS, b"", 1.0) == []
 
@@ -403,7 +418,7 @@ def test_a_test_is_sent_eight_times_with_doubled_pauses() -> None:
     assert sleeve.next_timer() == pytest.approx(at + 0.01)
 
 
-class Path:
+class Hop:
     """Answers an MtuSearch's tests up to `largest` after `rtt_s`."""
 
     def __init__(self, largest: int, rtt_s: float = 0.004, overhead: int = OVERHEAD_SEALED) -> None:
@@ -412,7 +427,7 @@ class Path:
         self.now = 100.0
         self.sent: list[int] = []
 
-    def run(self, length: int | None) -> "Path":
+    def run(self, length: int | None) -> "Hop":
         answer_at, answer = math.inf, 0
         while True:
             if length is not None:
@@ -433,33 +448,33 @@ class Path:
 
 def test_the_recorded_narrow_hop() -> None:
     """1300 octets behind an interface of 1500: the candidates, and the time, of a real router."""
-    path = Path(1300 - OVERHEAD_SEALED + 4)
-    path.run(path.search.handle_too_big(1500, path.now))
-    candidates = list(dict.fromkeys(path.sent))
+    hop = Hop(1300 - OVERHEAD_SEALED + 4)
+    hop.run(hop.search.handle_too_big(1500, hop.now))
+    candidates = list(dict.fromkeys(hop.sent))
     assert candidates == [1414, 983, 1198, 1306, 1252, 1225, 1211, 1218, 1221, 1219]
     fits = [c for c in candidates if c <= 1218]
-    assert path.search.mtu == 1218
-    assert path.search.max_payload == 1218 + OVERHEAD_SEALED - 28
-    assert path.now - 100 == pytest.approx(6 * 2.55 + len(fits) * 0.004)
-    assert Counter(path.sent) == {c: 1 if c in fits else 8 for c in candidates}
-    assert path.search.due == math.inf
+    assert hop.search.mtu == 1218
+    assert hop.search.max_payload == 1218 + OVERHEAD_SEALED - 28
+    assert hop.now - 100 == pytest.approx(6 * 2.55 + len(fits) * 0.004)
+    assert Counter(hop.sent) == {c: 1 if c in fits else 8 for c in candidates}
+    assert hop.search.due == math.inf
 
 
 def test_a_slow_path_is_no_narrow_one() -> None:
-    path = Path(5000, rtt_s=1.2)
-    path.run(path.search.handle_too_big(1500, path.now))
-    assert path.search.mtu == 1414
-    assert len(path.sent) == 7  # 10 + 20 + ... + 640 ms, and the answer to the first comes
+    hop = Hop(5000, rtt_s=1.2)
+    hop.run(hop.search.handle_too_big(1500, hop.now))
+    assert hop.search.mtu == 1414
+    assert len(hop.sent) == 7  # 10 + 20 + ... + 640 ms, and the answer to the first comes
 
 
 @given(st.integers(68, 65535), st.integers(0, 70000), st.sampled_from([OVERHEAD_PLAIN, OVERHEAD_SEALED]))
 def test_any_path_is_found_exactly(path_mtu: int, largest: int, overhead: int) -> None:
-    path = Path(largest, overhead=overhead)
-    path.run(path.search.handle_too_big(path_mtu, path.now))
+    hop = Hop(largest, overhead=overhead)
+    hop.run(hop.search.handle_too_big(path_mtu, hop.now))
     kernels = max(path_mtu - overhead, limits.SLEEVE_MTU_MIN)
-    assert path.search.mtu == min(max(largest, min(limits.SLEEVE_MTU_GOOD, kernels)), kernels)
-    assert len(path.sent) <= 8 * 18  # 1 + log2(65535 - 552)
-    assert all(kernels >= sent >= limits.SLEEVE_MTU_MIN for sent in path.sent)
+    assert hop.search.mtu == min(max(largest, min(limits.SLEEVE_MTU_GOOD, kernels)), kernels)
+    assert len(hop.sent) <= 8 * 18  # 1 + log2(65535 - 552)
+    assert all(kernels >= sent >= limits.SLEEVE_MTU_MIN for sent in hop.sent)
 
 
 def test_a_path_that_never_refuses_has_no_limit() -> None:
@@ -480,8 +495,8 @@ def test_answers_that_nobody_asked_for_are_ignored(said: int) -> None:
 
 
 def test_an_answer_that_comes_too_late_is_lost() -> None:
-    path = Path(0)
-    search = path.search
+    hop = Hop(0)
+    search = hop.search
     search.handle_too_big(1500, 0.0)
     while search.candidate == 1414:
         search.handle_timer(search.due)
@@ -497,6 +512,23 @@ def test_the_kernels_later_word_starts_another_search() -> None:
     assert sleeve.handle_too_big(1300, 900.0) == [ev.SleeveTune(INDEX, 1214, 1272, False), mtu_test(1214)]
     assert sleeve.handle_control(MTU, octets(1214), 900.1) == []
     assert sleeve.report()["mtu"] == 1214
+
+
+def test_the_kernels_word_starts_from_the_first_attempt() -> None:
+    search = MtuSearch(OVERHEAD_SEALED)
+    search.handle_too_big(1500, 0.0)
+    for _ in range(5):
+        search.handle_timer(search.due)
+    search.handle_too_big(1400, 1.0)
+    assert search.due == pytest.approx(1.01)
+
+
+def test_a_test_is_not_repeated_because_something_else_is_due() -> None:
+    sleeve = established()
+    sleeve.handle_too_big(1500, 9.995)
+    assert sleeve.next_timer() == 10
+    assert sleeve.handle_timer(10.0) == [HEARTBEAT]
+    assert sleeve.handle_timer(10.006) == [mtu_test(1414)]
 
 
 def test_the_kernels_word_during_a_search_counts_if_it_is_less_than_what_is_tested() -> None:
@@ -515,21 +547,29 @@ def test_the_kernels_word_during_a_search_counts_if_it_is_less_than_what_is_test
 
 
 def test_an_old_refusal_does_not_undo_a_search() -> None:
-    path = Path(1218)
-    path.run(path.search.handle_too_big(1500, path.now))
+    hop = Hop(1218)
+    hop.run(hop.search.handle_too_big(1500, hop.now))
     for path_mtu in (1218 + OVERHEAD_SEALED, 1500, 9000, 65536):
-        assert path.search.handle_too_big(path_mtu, path.now) is None
-    assert path.search.mtu == 1218
-    assert path.search.candidate is None
+        assert hop.search.handle_too_big(path_mtu, hop.now) is None
+    assert hop.search.mtu == 1218
+    assert hop.search.candidate is None
 
 
 @pytest.mark.parametrize("path_mtu", [-1, 0, 20, 94, 100, 153])
 def test_a_kernel_that_says_nonsense_ends_in_a_test_that_is_no_heartbeat(path_mtu: int) -> None:
-    path = Path(0)
-    path.run(path.search.handle_too_big(path_mtu, path.now))
-    assert set(path.sent) == {limits.SLEEVE_MTU_MIN}
+    hop = Hop(0)
+    hop.run(hop.search.handle_too_big(path_mtu, hop.now))
+    assert set(hop.sent) == {limits.SLEEVE_MTU_MIN}
     assert limits.SLEEVE_MTU_MIN + 14 > 22
-    assert path.search.handle_too_big(path_mtu, path.now) is None
+    assert hop.search.handle_too_big(path_mtu, hop.now) is None
+
+
+@pytest.mark.parametrize("path_mtu", [65535, 65536, 1 << 31])
+def test_no_test_is_longer_than_a_datagram(path_mtu: int) -> None:
+    search = MtuSearch(OVERHEAD_PLAIN)
+    length = search.handle_too_big(path_mtu, 0.0)
+    assert length == 65507 - 6 - 14
+    assert search.max_payload == 65507
 
 
 def test_before_the_probe_a_refusal_means_nothing() -> None:
@@ -607,6 +647,7 @@ class World:
                     session_key=bytes(32) if sealed else None,
                     connection_uid=UID,
                     remote=self.at[1 - end] if end == 0 else Address("10.0.0.1", 40000),
+                    local=self.at[end],
                 )
             )
             for end in (0, 1)
