@@ -66,6 +66,7 @@ class Sleeve:
     def __init__(self, config: SleeveConfig) -> None:
         self._config = config
         self._remote = config.remote if config.dialled else None
+        self._added = False  # to the engine
         self._running = False
         self._heard = False  # and acknowledged, which is done once
         self._heartbeat_at = math.inf
@@ -105,7 +106,7 @@ class Sleeve:
         if self._timeout_at < math.inf:  # it has begun, and perhaps ended
             return []
         config = self._config
-        self._running = True
+        self._added = self._running = True
         self._timeout_at = now + limits.SLEEVE_TIMEOUT_S
         add = SleeveAdd(config.index, config.peer, config.session_key, config.dialled)
         if self._remote is None:
@@ -113,10 +114,10 @@ class Sleeve:
         return [add, SleeveRemote(config.index, self._remote, config.local), self._send_heartbeat(now)]
 
     def stop(self) -> list[SleeveAction]:
-        """Ends it and wipes its keys."""
-        if not self._running:
+        """Ends it and wipes its keys; to be called when it has failed, too."""
+        if not self._added:
             return []
-        self._running = False
+        self._added = self._running = False
         return [SleeveRemove(self.index)]
 
     def handle(self, event: SleeveEvent, now: float) -> list[SleeveAction]:
@@ -185,7 +186,8 @@ class Sleeve:
             return []
         if now >= self._timeout_at:
             self.failed = "timed out waiting for UDP heartbeat"
-            return self.stop()
+            self._running = False
+            return []
         actions: list[SleeveAction] = []
         if now >= self._heartbeat_at:
             actions.append(self._send_heartbeat(now))
