@@ -287,7 +287,7 @@ class Weave:
         return "\n".join(e.text for e in self.effects if isinstance(e, ev.Log))
 
 
-def router(password: bytes | None) -> Router:
+def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",)) -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
         name=PeerName(OWN),
@@ -299,6 +299,7 @@ def router(password: bytes | None) -> Router:
         lanes=2,
         conn_limit=200,
         discovery=True,
+        overlays=overlays,
     )
     r = Router(config, uid=1234, entropy=random.Random(5))
     r.start(0.0)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from weavepy.errors import LocalError
-from weavepy.runtime.datasocket import open_data_sockets
+from weavepy.runtime.datasocket import open_data_sockets, open_df_socket
 
 
 @pytest.fixture
@@ -68,6 +68,36 @@ def test_lanes_go_to_their_shard(opened):
                 assert receive((quick if lane % 2 else bulk)[lane // 2 % 3]) == datagram
             peer.sendto(b"\x02\x01 an even first octet", ("127.0.0.1", free))
             assert receive(bulk[0])[:2] == b"\x02\x01"
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "::1"])
+def test_the_df_socket_sends_from_the_port_and_never_receives(opened, host):
+    """It refuses what is larger than loopback's MTU, where the others would have the kernel fragment it."""
+    sockets = opened(host, 0, 1)
+    df = open_df_socket(sockets[0])
+    port = name_of(sockets[0])[1]
+    target = "::1" if host == "::1" else "127.0.0.1"
+    try:
+        assert name_of(df)[1] == port
+        assert not os.get_inheritable(df)
+        family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as peer, socket.socket(fileno=os.dup(df)) as sender:
+            peer.bind((target, 0))
+            mapped = f"::ffff:{target}" if sender.family == socket.AF_INET6 and host is None else target
+            sender.sendto(b"with DF", (mapped, peer.getsockname()[1]))
+            peer.settimeout(5)
+            data, source = peer.recvfrom(100)
+            assert (data, source[1]) == (b"with DF", port)
+            for number in range(50):
+                datagram = bytes([2, number])
+                peer.sendto(datagram, (target, port))
+                assert receive(sockets[0]) == datagram
+            if family == socket.AF_INET:
+                assert sender.getsockopt(socket.IPPROTO_IP, 10) == 2
+            else:
+                assert sender.getsockopt(socket.IPPROTO_IPV6, 23) == 2
+    finally:
+        os.close(df)
 
 
 def test_a_taken_port_and_a_foreign_address_say_what_to_do(opened):

@@ -34,6 +34,7 @@ from weavepy.events import (
     KeyWorn,
     LinkAdd,
     LinkAlive,
+    LinkBySleeve,
     LinkExpect,
     LinkMoved,
     LinkMtu,
@@ -46,10 +47,19 @@ from weavepy.events import (
     Send,
     SendHeartbeat,
     SendProbe,
+    SleeveAdd,
+    SleeveHeard,
+    SleeveRemote,
+    SleeveRemove,
+    SleeveSend,
+    SleeveTested,
+    SleeveTooBig,
+    SleeveTune,
     Tables,
 )
 from weavepy.runtime import control
 from weavepy.runtime import shell as shell_module
+from weavepy.runtime.addresses import path_mtu_to
 from weavepy.runtime.control import Listener, open_listener
 from weavepy.runtime.dataplane import DataPlane, EngineLike
 from weavepy.runtime.shell import Shell
@@ -587,6 +597,49 @@ def test_effects_reach_the_engine_and_its_news_the_router() -> None:
                 ProbeAnswered(5, 1400),
                 DatagramTooBig(5),
             ]
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_sleeve_reaches_the_engine_and_its_news_the_router() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            far = Address("127.0.0.1", 6783)
+            b.engine.calls.clear()
+            b.shell._perform(
+                [
+                    SleeveAdd(5, PeerName(7), bytes(32), True),
+                    LinkBySleeve(5, True),
+                    SleeveRemote(5, far),
+                    SleeveSend(5, True, 22, 99),
+                    SleeveTune(5, 1414, 1472, True),
+                ]
+            )
+            assert b.engine.calls == [
+                ("sleeve_add", 5, bytes(32), True),
+                ("link_by_sleeve", 5, True),
+                ("sleeve_remote", 5, "127.0.0.1", 6783, ""),
+                ("sleeve_send", 5, 22, True, 99),
+                ("sleeve_tune", 5, 1414, 1472, True),
+            ]
+            news = (
+                ("sleeve-heartbeat", 5, False, 99, "127.0.0.1", 6783),
+                ("sleeve-test", 5, False, 60001, "", 0),
+                ("sleeve-toobig", 5, False, 0, "", 0),
+            )
+            b.engine.tell(*news)
+            await b.until(lambda: len(b.router.events) == 3)
+            loopback = path_mtu_to(far)
+            assert loopback > 9000
+            assert b.router.events == [
+                SleeveHeard(5, 99, far),
+                SleeveTested(5, 60001),
+                SleeveTooBig(5, loopback),
+            ]
+            b.shell._perform([SleeveRemove(5)])
+            b.engine.tell(*news)  # which were under way
+            await b.until(lambda: len(b.router.events) == 5)
+            assert b.engine.calls[-1] == ("sleeve_remove", 5)
 
     run(scenario(), asyncio.new_event_loop)
 
