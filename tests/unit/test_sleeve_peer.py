@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from weave_peer import (
+    HERE,
     OWN,
     PASSWORD,
     PEER,
@@ -64,13 +65,13 @@ def test_a_link_comes_up_as_between_weave_routers(*, dials: bool, password: byte
     assert only(weave, ev.SleeveAdd) == [ev.SleeveAdd(index, PEER, weave.key, not dials)]
     assert only(weave, ev.LinkBySleeve) == [ev.LinkBySleeve(index, by_sleeve=True)]
     heartbeat = ev.SleeveSend(index, True, HEARTBEAT_BYTES, uid_of(weave))
-    assert only(weave, ev.SleeveRemote) == ([] if dials else [ev.SleeveRemote(index, THERE)])
+    assert only(weave, ev.SleeveRemote) == ([] if dials else [ev.SleeveRemote(index, THERE, HERE)])
     assert only(weave, ev.SleeveSend) == ([] if dials else [heartbeat])
     weave.heard()
 
     assert happen(weave, ev.SleeveHeard(index, uid_of(weave) ^ 1, UDP)) == []
     effects = happen(weave, ev.SleeveHeard(index, uid_of(weave), UDP))
-    assert effects == ([ev.SleeveRemote(index, UDP), heartbeat] if dials else [])
+    assert effects == ([ev.SleeveRemote(index, UDP, HERE), heartbeat] if dials else [])
     assert said(weave) == [b"\x07\x00\x01"]
     happen(weave, ev.SleeveTested(index, FRAGMENTS_TEST_BYTES))
     happen(weave, ev.SleeveTested(index, 1428))

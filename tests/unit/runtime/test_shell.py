@@ -610,7 +610,7 @@ def test_sleeve_reaches_the_engine_and_its_news_the_router() -> None:
                 [
                     SleeveAdd(5, PeerName(7), bytes(32), True),
                     LinkBySleeve(5, True),
-                    SleeveRemote(5, far),
+                    SleeveRemote(5, far, Address("127.0.0.2", 6783)),
                     SleeveSend(5, True, 22, 99),
                     SleeveTune(5, 1414, 1472, True),
                 ]
@@ -618,7 +618,7 @@ def test_sleeve_reaches_the_engine_and_its_news_the_router() -> None:
             assert b.engine.calls == [
                 ("sleeve_add", 5, bytes(32), True),
                 ("link_by_sleeve", 5, True),
-                ("sleeve_remote", 5, "127.0.0.1", 6783, ""),
+                ("sleeve_remote", 5, "127.0.0.1", 6783, "127.0.0.2"),
                 ("sleeve_send", 5, 22, True, 99),
                 ("sleeve_tune", 5, 1414, 1472, True),
             ]
