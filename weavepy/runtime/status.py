@@ -30,7 +30,7 @@ _ADVICE = (
     ("no overlay in common", "both hosts must run weavepy, in neighbouring versions"),
 )
 _SILENT_S = 3.0  # on a network that lets UDP through, a link comes up in a fraction of this
-_NO_FRAMES = "the control connection is up, but no frame came through; is UDP blocked?"
+NO_FRAMES = "the control connection is up, but no frame came through; is UDP blocked?"
 _OURSELVES = "router's own"  # the router's word for a target that turned out to be this host
 
 
@@ -56,7 +56,7 @@ def render_status(report: Report) -> str:
         _label("Ciphers", ", ".join(f"{name} by {by}" for name, by in fastpath["Ciphers"].items()) or "none"),
         _label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
         "",
-        *(f"Warning: {_visible(text)}" for text in [*report.get("Warnings", ()), *_mtu_warnings(report)]),
+        *(f"Warning: {visible(text)}" for text in [*report.get("Warnings", ()), *mtu_warnings(report)]),
     ]
     _, text = verdict(report)
     return "\n".join([*lines, text, ""])
@@ -69,7 +69,7 @@ def render_connections(report: Report) -> str:
         arrow = "->" if connection["Outbound"] else "<-"
         parts = [
             f"{arrow} {connection['Address']:<21} {connection['State']:<11}",
-            _visible(connection["Info"]),
+            visible(connection["Info"]),
         ]
         attrs = connection.get("Attrs") or {}
         parts += [
@@ -99,13 +99,7 @@ def render_targets(report: Report) -> str:
 
 def verdict(report: Report) -> tuple[bool, str]:
     """Returns (nothing needs attention, one sentence for a person)."""
-    # Who only knocks at our door is no concern of the operator, nor is this host in a list that all hosts
-    # share.
-    connections: Sequence[Report] = [
-        c
-        for c in report["Router"]["Connections"] or []
-        if (c["Outbound"] or c["State"] in ("established", "pending")) and not is_ourselves(c["Info"])
-    ]
+    connections = wanted_connections(report)
     up = [c for c in connections if c["State"] == "established"]
     down = [c for c in connections if c["State"] not in ("established", "connecting", "pending")]
     coming = [c for c in connections if c["State"] in ("connecting", "pending")]
@@ -115,27 +109,50 @@ def verdict(report: Report) -> tuple[bool, str]:
         joined = f"{len(up)} of {len(connections)} peers established. " if up else ""
         return (
             False,
-            f"{joined}Not connected: {first['Address']}: {advise(_visible(first['Info'])) or first['State']}{more}.",
+            f"{joined}Not connected: {first['Address']}: {advise(visible(first['Info'])) or first['State']}{more}.",
         )
     if coming:
         names = ", ".join(c["Address"] for c in coming[:3])
-        pending = [c.get("Attrs") or {} for c in coming if c["State"] == "pending"]
-        silent = any((attrs.get("since_s") or 0) >= _SILENT_S for attrs in pending)
+        silent = any(is_silent(c) for c in coming)
         return (
             False,
             f"Not there yet: {len(up)} of {len(connections)} peers established, waiting for {names}"
-            f"{f': {_NO_FRAMES}' if silent else '.'}",
+            f"{f': {NO_FRAMES}' if silent else '.'}",
         )
     if unresolved := report.get("Unresolved", ()):
-        return False, f"Not connected: the name {_visible(unresolved[0])} has no address; see your DNS."
+        return False, f"Not connected: the name {visible(unresolved[0])} has no address; see your DNS."
     if not up:
         return True, "Ready, but alone: no peer was named yet; join one with `weavepy connect <host>`."
     return True, f"All well: {len(up)} of {len(up)} peers established, {_protection(up)}."
 
 
+def wanted_connections(report: Report) -> list[Report]:
+    """Returns the connections that concern the operator.
+
+    Who only knocks at our door doesn't, nor does this host in a list that all hosts share.
+    """
+    return [
+        c
+        for c in report["Router"]["Connections"] or []
+        if (c["Outbound"] or c["State"] in ("established", "pending")) and not is_ourselves(c["Info"])
+    ]
+
+
+def is_silent(connection: Report) -> bool:
+    """Tells whether a control connection is up for long enough that frames should have come through."""
+    since_s = (connection.get("Attrs") or {}).get("since_s") or 0
+    return connection["State"] == "pending" and since_s >= _SILENT_S
+
+
 def advise(reason: str) -> str:
     """Returns the reason why there is no connection, with what to do about it if that is known."""
-    return next((f"{reason} ({advice})" for words, advice in _ADVICE if words in reason), reason)
+    advice = advice_for(reason)
+    return f"{reason} ({advice})" if advice else reason
+
+
+def advice_for(reason: str) -> str:
+    """Returns what to do about the reason why there is no connection, empty if that isn't known."""
+    return next((advice for words, advice in _ADVICE if words in reason), "")
 
 
 def is_ourselves(reason: str) -> bool:
@@ -143,7 +160,7 @@ def is_ourselves(reason: str) -> bool:
     return _OURSELVES in reason
 
 
-def _mtu_warnings(report: Report) -> list[str]:
+def mtu_warnings(report: Report) -> list[str]:
     """One line for each peer whose overlay MTU isn't ours: what only one of them can send gets lost there."""
     warnings = []
     for connection in report["Router"]["Connections"] or []:
@@ -189,10 +206,10 @@ def _switch(on: bool) -> str:
 
 
 def _peer(name: str, nickname: str) -> str:
-    return f"{name}({_visible(nickname)})"
+    return f"{name}({visible(nickname)})"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Escapes what a terminal would obey instead of show."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
