@@ -22,6 +22,7 @@ TAP: Final = "vethwe-tap"
 CONTAINER: Final = "ethwe"
 HOST_PREFIX: Final = "vethwe"  # + the container's namespace inode in hex
 NAME_BYTES_MAX: Final = 15  # IFNAMSIZ - 1
+_RTN_UNICAST: Final = 1
 
 # One TSO frame and its slices' headers must fit one UDP_SEGMENT send of 65,507 bytes; with the kernel's
 # default of 65,536 every full frame would cost a second, tiny send. Set where the frame is born: set on the
@@ -98,6 +99,14 @@ class Route:
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise
+
+    def routes(self) -> list[tuple[str, int]]:
+        """Returns (destination, interface index) of the unicast routes of all tables, but for default ones."""
+        return [
+            (f"{message.get('dst')}/{message['dst_len']}", message.get("oif") or 0)
+            for message in self._call("route", "dump")
+            if message.get("dst") and message["dst_len"] and message["type"] == _RTN_UNICAST
+        ]
 
     def add_multicast_route(self, index: int) -> None:
         """Sends multicast to the overlay, as Weave Net does; an existing route for it is left alone."""
