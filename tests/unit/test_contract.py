@@ -31,7 +31,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     **RIM,
     "daemon": BASE | set(PURE) | set(RIM) | {"runtime", "_fastpath"},
     "client": {"errors", "limits"},
-    "cli": {"errors", "limits", "client", "lab", "crypto.password"},  # `demo` and `keygen`
+    "doctor": {"errors", "limits", "client", "linux", "runtime.status", "_fastpath"},
+    "cli": {
+        "errors",
+        "limits",
+        "client",
+        "lab",
+        "doctor",
+        "crypto.password",
+    },  # `demo`, `doctor` and `keygen`
     "lab": {"errors", "limits", "client", "cli"},
 }
 IMPURE = {

@@ -20,6 +20,7 @@ COMMANDS = {
     "forget": "weavepy.cli.peers",
     "status": "weavepy.cli.show",
     "report": "weavepy.cli.show",
+    "doctor": "weavepy.cli.doctor",
     "attach": "weavepy.cli.containers",
     "detach": "weavepy.cli.containers",
     "stop": "weavepy.cli.ending",
