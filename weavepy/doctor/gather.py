@@ -101,7 +101,10 @@ def _router(run_dir: str) -> RouterFacts:
     try:
         return RouterFacts("running", pid, report=Client(run_dir, _TIMEOUT_S).get("/report"))
     except RouterNotRunningError:
-        return RouterFacts(_how_it_ended(run_dir), pid)
+        state = _how_it_ended(run_dir)
+        return RouterFacts(
+            state, pid, "the router is there, but not on its socket" if state == "mute" else ""
+        )
     except (LocalError, ValueError) as error:
         closed = not os.access(Path(run_dir, SOCKET_NAME), os.R_OK | os.W_OK)
         return RouterFacts("closed" if closed else "mute", pid, str(error))

@@ -1,5 +1,6 @@
 """Gathering facts where nothing answers, little is allowed, or nothing is there; and the command around it."""
 
+import fcntl
 import json
 import socket
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ def test_a_router_that_died_and_one_that_was_stopped(tmp_path: Path) -> None:
     assert gather._router(str(tmp_path)) == RouterFacts("stopped")
     (tmp_path / "weavepy.pid").write_text("4242\n")
     assert gather._router(str(tmp_path)) == RouterFacts("died", 4242)
+    with (tmp_path / "weavepy.pid").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert gather._router(str(tmp_path)).state == "mute"
 
 
 def test_a_command_that_is_missing_fails_or_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
