@@ -135,6 +135,7 @@ def _walk(walk: _Walk, chain: Chain, depth: int) -> str | None:
     """Returns accept or drop, or None when the packet comes out at the chain's end."""
     if depth > _DEPTH_MAX:
         return None
+    maybe_left = False  # by a return that may hold
     for rule in chain.rules:
         hit = _all(walk.packet, rule.matches)
         if hit is False:
@@ -148,10 +149,13 @@ def _walk(walk: _Walk, chain: Chain, depth: int) -> str | None:
                     return None
                 continue
         if hit:
+            walk.maybe_accepted |= maybe_left and end == "drop"
             return None if end == "return" else end
-        # It may or may not hold. What may let the packet pass (returning past a later drop does too) makes a later
-        # drop doubtful; what may drop it is worth a word only if it is about our port.
-        if end in ("accept", "return"):
+        # It may or may not hold. What may let the packet pass makes a later drop doubtful; what may drop it is worth
+        # a word only if it is about our port.
+        if end == "return":
+            maybe_left = True
+        elif end == "accept":
             walk.maybe_accepted = True
         elif any(m.field in ("dport", "sport") and _holds(walk.packet, m) for m in rule.matches):
             walk.maybe_dropped = True

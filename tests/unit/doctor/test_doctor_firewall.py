@@ -60,6 +60,12 @@ def outcome(chains: tuple[Chain, ...], packet: Packet = UDP) -> str:
         (["-A INPUT -m set --match-set bad src -j DROP"], "ACCEPT", PASSES),  # not about us
         (["-A INPUT -p udp -m set --match-set bad src -m udp --dport 6783 -j DROP"], "ACCEPT", UNSURE),
         (["-A INPUT -m set --match-set good src -j FOO", "-A FOO -j ACCEPT"], "DROP", UNSURE),
+        (
+            ["-A INPUT -j FOO", "-A FOO -m set --match-set x src -j RETURN", "-A FOO -j DROP"],
+            "ACCEPT",
+            UNSURE,
+        ),
+        (["-A INPUT -j FOO", "-A FOO -m set --match-set x src -j RETURN"], "DROP", DROPS),
         (['-A INPUT "unclosed'], "ACCEPT", PASSES),
     ],
 )
@@ -160,3 +166,80 @@ def test_a_chain_at_an_interface_concerns_that_one_only() -> None:
     for device, expected in (("eth0", DROPS), ("eth1", PASSES)):
         chains = from_nft(nft(policy="drop", hook="ingress", dev=device), iptables_known=True)
         assert judge_packet(chains, UDP, ("ingress",)).outcome == expected
+
+
+DOCKER = """
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:DOCKER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+{more}-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("", DROPS),
+        ("-A DOCKER-USER -i weave -o weave -j ACCEPT\n", PASSES),
+        ("-A DOCKER-USER -s 10.32.0.0/12 -d 10.32.0.0/12 -j ACCEPT\n", PASSES),
+    ],
+)
+def test_the_rules_of_docker(more: str, expected: str) -> None:
+    frame = Packet("tcp", "new", "ip", "10.32.1.1", "10.32.1.2", interface_in="weave", interface_out="weave")
+    chains = from_iptables(DOCKER.format(more=more), "ip", "iptables")
+    assert judge_packet(chains, frame, ("forward",)).outcome == expected
+
+
+UFW = """
+*filter
+:INPUT DROP [0:0]
+:ufw-before-input - [0:0]
+:ufw-not-local - [0:0]
+:ufw-user-input - [0:0]
+:ufw-after-input - [0:0]
+:ufw-skip-to-policy-input - [0:0]
+-A INPUT -j ufw-before-input
+-A INPUT -j ufw-after-input
+-A ufw-before-input -i lo -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+-A ufw-before-input -p icmp -m icmp --icmp-type 3 -j ACCEPT
+-A ufw-before-input -p udp -m udp --sport 67 --dport 68 -j ACCEPT
+-A ufw-before-input -j ufw-not-local
+-A ufw-before-input -d 224.0.0.251/32 -p udp -m udp --dport 5353 -j ACCEPT
+-A ufw-before-input -j ufw-user-input
+-A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
+-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN
+-A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "[UFW BLOCK] "
+-A ufw-not-local -j RETURN
+-A ufw-after-input -p udp -m udp --dport 137 -j ufw-skip-to-policy-input
+-A ufw-skip-to-policy-input -j DROP
+-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+{more}COMMIT
+"""
+
+
+def test_the_rules_of_ufw() -> None:
+    shut = from_iptables(UFW.format(more=""), "ip", "iptables")
+    opened = from_iptables(
+        UFW.format(more="-A ufw-user-input -p udp -m udp --dport 6783 -j ACCEPT\n"), "ip", "iptables"
+    )
+    assert outcome(opened) == PASSES
+    assert outcome(shut) == DROPS
+    assert outcome(shut, OLD) == PASSES
