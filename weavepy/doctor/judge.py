@@ -307,10 +307,11 @@ def _mtu(facts: Facts) -> Findings:
 
 
 def _overlay_mtu(facts: Facts) -> int:
-    """Returns the running router's overlay MTU: its links tell, else the TAP."""
+    """Returns the running router's overlay MTU: its fastpath links tell (sleeve's have their own), else the TAP."""
     for connection in (facts.router.report.get("Router") or {}).get("Connections") or ():
-        if mtu := (connection.get("Attrs") or {}).get("mtu"):
-            return int(mtu)
+        attrs = connection.get("Attrs") or {}
+        if attrs.get("peer_mtu"):
+            return int(attrs["mtu"])
     tap = next((i for i in facts.interfaces or () if i.name == TAP), None)
     return tap.mtu if tap else limits.OVERLAY_MTU_DEFAULT
 

@@ -87,6 +87,11 @@ def test_a_healthy_host() -> None:
     assert list(dict.fromkeys(areas)) == listed.split()
 
 
+def test_a_link_by_sleeve_has_an_mtu_of_its_own() -> None:
+    by_sleeve = connection(name="sleeve", encrypted=True, cipher="nacl", mtu=1410)
+    assert odd(replace(HEALTHY, **told(by_sleeve))) == []
+
+
 def test_a_host_whose_router_is_not_running() -> None:
     assert [(f.level, f.area) for f in odd(STOPPED)] == [("warning", "router")]
 
