@@ -76,8 +76,10 @@ def pack(
 def too_big(frame: bytes, fits: int) -> bytes | None:
     """The ICMP answer to a frame of which only `fits` octets fit; None if it may be cut instead, b"" for none."""
 
-def unpack(plaintexts: list[bytes], uso: bool = True) -> list[tuple[bytes, bytes]]:
-    """Rebuilds what a shard would write to the TAP: (virtio_net_hdr, frame) each. Raises WireError on bad records."""
+def unpack(plaintexts: list[bytes], uso: bool = True, merge: bool = False) -> list[tuple[bytes, bytes]]:
+    """Rebuilds what a shard would write to the TAP: (virtio_net_hdr, frame) each. Raises WireError on bad records.
+
+    `merge`: runs of whole frames too become super-frames."""
 
 def segment(vnet: bytes, pieces: list[bytes], room: int = 65557) -> list[bytes]:
     """Makes real frames of one (super-)frame; its headers are all in the first piece.

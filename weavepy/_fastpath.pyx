@@ -182,6 +182,14 @@ cdef extern from "rebuild.h":
     void wv_rebuild_flush(wv_rebuild *b)
     void wv_rebuild_frame(wv_rebuild *b, const wv_record *r)
 
+cdef extern from "merge.h":
+    struct wv_merge:
+        wv_frame_sink sink
+        void *context
+        int on, uso
+    int wv_merge_add(wv_merge *m, const wv_record *r)
+    void wv_merge_flush(wv_merge *m)
+
 cdef extern from "parts.h" nogil:
     struct wv_parts:
         pass
@@ -691,8 +699,9 @@ cdef void collect(void *context, iovec *iov, int n, size_t frame_len) noexcept:
     frames.append((parts[0], frame))
 
 
-def unpack(list plaintexts, bint uso=True):
+def unpack(list plaintexts, bint uso=True, bint merge=False):
     cdef wv_rebuild rebuild
+    cdef wv_merge merged
     cdef wv_parts parts
     cdef wv_record record, whole
     cdef wv_slice piece
@@ -707,6 +716,10 @@ def unpack(list plaintexts, bint uso=True):
     rebuild.sink = collect
     rebuild.context = <void *>frames
     rebuild.uso = uso
+    memset(&merged, 0, sizeof(merged))
+    merged.sink = collect
+    merged.context = <void *>frames
+    merged.on, merged.uso = merge, uso
     memory = <uint8_t **>calloc(count or 1, sizeof(uint8_t *))
     if memory == NULL or wv_parts_init(&parts) < 0:
         free(memory)
@@ -729,10 +742,13 @@ def unpack(list plaintexts, bint uso=True):
                 if record.kind == WV_KIND_FRAME:
                     if wv_check_frame(&record) < 0:
                         raise WireError("bad frame record")
-                    wv_rebuild_frame(&rebuild, &record)
+                    wv_rebuild_flush(&rebuild)
+                    if not wv_merge_add(&merged, &record):
+                        wv_rebuild_frame(&rebuild, &record)
                 elif record.kind == WV_KIND_SLICE:
                     if wv_decode_slice(&record, &piece, &headers) < 0:
                         raise WireError("bad slice")
+                    wv_merge_flush(&merged)
                     wv_rebuild_add(&rebuild, &piece, &headers, 0, record.source)
                 elif record.kind == WV_KIND_PART:
                     if wv_check_part(&record) < 0:
@@ -741,8 +757,10 @@ def unpack(list plaintexts, bint uso=True):
                     if more < 0 or (more > 0 and wv_check_frame(&whole) < 0):
                         raise WireError("parts that contradict each other")
                     if more > 0:
+                        wv_merge_flush(&merged)
                         wv_rebuild_frame(&rebuild, &whole)
         wv_rebuild_flush(&rebuild)
+        wv_merge_flush(&merged)
         return frames
     finally:
         for i in range(count):

@@ -66,6 +66,15 @@ static int admit(struct wv_shard *s, const struct wv_record *r, uint8_t lane, co
     return 1;
 }
 
+/* joined: its memory may be needed for other parts at once. */
+static void whole_frame(struct wv_shard *s, const struct wv_record *r, int joined) {
+    wv_rebuild_flush(&s->rebuild);
+    if (joined)
+        wv_merge_flush(&s->merge);
+    if (joined || !wv_merge_add(&s->merge, r))
+        wv_rebuild_frame(&s->rebuild, r);
+}
+
 static int heartbeat(struct wv_shard *s, struct wv_link *link, const struct wv_record *r, const struct wv_address *from) {
     uint64_t now = wv_now_us();
     struct wv_heartbeat h;
@@ -171,12 +180,14 @@ int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, co
         relay(s, onward, r, lane, source, r->destination, 0);
         return 1;
     }
+    if (r->kind == WV_KIND_SLICE)
+        wv_merge_flush(&s->merge);
     if (r->kind == WV_KIND_SLICE && wv_rebuild_continues(&s->rebuild, &slice, from_lane, source) && !floods(s, source))
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
     else if (!admit(s, r, lane, ethernet, source))
         return 1;
     else if (r->kind == WV_KIND_FRAME)
-        wv_rebuild_frame(&s->rebuild, r);
+        whole_frame(s, r, r == &whole);
     else
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source);
     return 1;
@@ -336,7 +347,8 @@ static size_t handle(struct wv_shard *s, struct wv_rx *rx, int n) {
         for (size_t at = 0; at < len; at += segment)
             datagram(s, rx->data[i] + at, len - at < segment ? len - at : segment, &rx->from[i]);
     }
-    wv_rebuild_flush(&s->rebuild); /* the receive buffers are used again */
+    wv_rebuild_flush(&s->rebuild);
+    wv_merge_flush(&s->merge); /* the receive buffers are used again */
     if (n > 0) {
         /* As many octets each time, whether they come as trains or one by one. */
         size_t fit = bytes ? (size_t)WV_TAKE_BYTES * (size_t)n / bytes : WV_RX_SLOTS;

@@ -43,6 +43,7 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     s->rebuild.sink = wv_deliver;
     s->rebuild.context = s;
     s->rebuild.uso = e->uso;
+    s->merge = (struct wv_merge){.sink = wv_deliver, .context = s, .on = e->gro, .uso = e->uso};
     atomic_store(&s->seen, UINT64_MAX);
     struct epoll_event tap = {.events = EPOLLIN, .data.fd = tap_fd}, udp = {.events = EPOLLIN, .data.fd = udp_fd},
                        quick = {.events = EPOLLIN, .data.fd = quick_fd},

@@ -11,6 +11,7 @@
 
 #include "backlog.h"
 #include "engine.h"
+#include "merge.h"
 #include "parts.h"
 #include "rebuild.h"
 #include "slice.h"
@@ -84,6 +85,7 @@ struct wv_shard {
     struct wv_train trains[WV_MESSAGES];
     uint32_t trains_n;
     struct wv_rebuild rebuild;
+    struct wv_merge merge;
     struct wv_parts parts;
     uint32_t told_at_ms, told; /* how often senders were told that something is too big */
     uint32_t kept_at_ms;       /* when the CPU was last gone for too long */
