@@ -187,6 +187,9 @@ def catalogue() -> dict[str, Kind]:
         "weavepy-chacha": Kind(
             lambda _: plain.Weavepy(("--cipher", "chacha20-poly1305")), note="ChaCha20-Poly1305"
         ),
+        "weavepy-sleeve": Kind(
+            lambda _: plain.Weavepy(("--no-fastpath",)), note="Weave Net's overlay: XSalsa20-Poly1305"
+        ),
         "weavepy-clear": Kind(lambda _: plain.Weavepy(("--no-encryption",)), note="not encrypted"),
         "veth": Kind(lambda _: plain.Veth(), note="no overlay, not encrypted"),
         "vxlan": Kind(lambda _: plain.Vxlan(), note="kernel, not encrypted"),
