@@ -26,6 +26,7 @@ from weavepy.client import Client
 from weavepy.errors import LocalError
 from weavepy.lab.hosts import Host, Lab
 from weavepy.lab.probes import launch, new_password_file
+from weavepy.runtime.collector import keep_collector_away
 from weavepy.runtime.datasocket import open_data_sockets
 
 PARTS: Final = ("engine", "mesh", "routers")
@@ -151,6 +152,7 @@ def _throughput(configured: int, seconds: float) -> float:
 def _mesh(figures: Figures, peers: int, seconds: float, *, shuffled: bool, whose: str) -> None:
     """Idles one router among simulated ones that gossip as `whose` do."""
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    keep_collector_away()  # as the program does
     mesh = Mesh(peers - 1, shuffled=shuffled)
     mesh.join()
     label = f"mesh of {peers}, {whose} gossip"

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import faulthandler
 import fcntl
-import gc
 import ipaddress
 import json
 import logging
@@ -36,6 +35,7 @@ from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_ove
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.api import SOCKET_NAME, Api, open_tcp_socket, open_unix_socket
 from weavepy.runtime.attachments import Attachments
+from weavepy.runtime.collector import keep_collector_away
 from weavepy.runtime.control import open_listener
 from weavepy.runtime.credentials import KEY_FILE, PASSWORD_FILE
 from weavepy.runtime.dataplane import DataPlane
@@ -272,7 +272,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             request_stop=stop.set,
         )
         api = Api(operator)
-        gc.freeze()  # what is here now stays: the collector needn't stop the loop to look at it
+        keep_collector_away()
         shell.start(host.listener)
         try:
             targets.start()
