@@ -339,8 +339,10 @@ class Router:
 
     def _lost(self, session: Session, reason: str, now: float) -> None:
         connection = session.connection
-        if connection.features is None and connection.outbound and self._config.password is not None:
-            reason = f"{reason}, before the peer had said who it is: does it have another password?"
+        if connection.features is None and connection.outbound:
+            # Weave Net resets the connection, which overtakes what would have told us.
+            secret = "a password" if self._config.password is None else "another password"
+            reason = f"{reason}, before the peer had said who it is: does it have {secret}?"
         self._end(session, reason, now, close=False)
 
     def _end(

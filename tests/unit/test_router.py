@@ -229,11 +229,16 @@ def test_operator_s_targets_are_durable_before_they_are_dialled() -> None:
     assert r.targets()["second.example"] == "failed: connection refused"
 
 
-def test_dialled_peer_that_hangs_up_is_suspected_of_another_password() -> None:
-    r = router(targets=(("peer", Address("10.0.0.9", 0)),))
+@pytest.mark.parametrize(
+    ("password", "suspected"), [(PASSWORD, "have another password?"), (None, "have a password?")]
+)
+def test_dialled_peer_that_hangs_up_is_suspected_of_another_password(
+    password: bytes | None, suspected: str
+) -> None:
+    r = router(targets=(("peer", Address("10.0.0.9", 0)),), password=password)
     r.handle(ev.Connected(ConnId(2), Address("10.0.0.9", 6783), LOCAL, 1500), 1.0)
     r.handle(ev.Closed(ConnId(2), "connection reset"), 1.1)
-    assert "another password" in r.targets()["peer"]
+    assert suspected in r.targets()["peer"]
 
 
 def test_unknown_peer_at_a_discovered_address_is_refused() -> None:

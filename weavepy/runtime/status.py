@@ -18,6 +18,7 @@ STATES = ("established", "pending", "retrying", "failed", "connecting")
 # Words of the router and the kernel, and what a person can do about it. The first that fits counts.
 _ADVICE = (
     ("another password", "wrong password, by the look of it; give both hosts the same --password-file"),
+    ("does it have a password", "if so, launch this host with that password"),
     ("wrong password", "give both hosts the same --password-file"),
     ("we have none", "launch this host with that password"),
     ("and we have one", "launch that host with our password"),
