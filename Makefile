@@ -7,18 +7,23 @@ STAMP := $(VENV)/.ready
 BUILT := $(VENV)/.built
 
 APT := build-essential python3-dev python3-venv libssl-dev libsodium23 iproute2 iptables nftables \
-       iperf3 iputils-ping tcpdump ethtool procps conntrack
+       iperf3 iputils-ping tcpdump ethtool procps conntrack \
+       golang-go golang-github-weaveworks-mesh-dev golang-golang-x-crypto-dev golang-golang-x-sys-dev
 ifeq ($(shell uname -m),x86_64)
 APT += libipsec-mb-dev
 endif
 
 APT_BENCH := wireguard-tools wireguard-go nebula tinc openvpn openssl n2n fastd
 
+# A peer for the tests, made of the original gossip library. Debian's Go and its libraries: nothing is downloaded.
+MESHPEER := build/meshpeer
+GO := GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE=$(CURDIR)/build/go-cache CGO_ENABLED=0 /usr/bin/go
+
 NATIVE := setup.py weavepy/_fastpath.pyx $(wildcard weavepy/native/*)
 
 .PHONY: setup demo test test-deep test-asan bench bench-full lint wheel clean
 
-setup: $(BUILT)
+setup: $(BUILT) $(MESHPEER)
 
 $(VENV)/.apt: Makefile
 	@missing=$$(for p in $(APT); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
@@ -33,6 +38,11 @@ $(STAMP): $(VENV)/.apt pyproject.toml
 
 $(BUILT): $(STAMP) $(NATIVE)
 	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(MESHPEER): $(VENV)/.apt $(wildcard tests/interop/meshpeer/*.go)
+	@mkdir -p $(@D)
+	cd tests/interop/meshpeer && $(GO) build -o $(CURDIR)/$@ .
 	@touch $@
 
 # What only the benchmarks need: peers to compare with, and something to draw with.
@@ -73,6 +83,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint weavepy/_fastpath.pyx
 	$(BIN)/mypy
+	@unformatted=$$(/usr/bin/gofmt -l tests/interop/meshpeer); \
+	if [ -n "$$unformatted" ]; then echo "not as gofmt writes it: $$unformatted"; exit 1; fi
+	cd tests/interop/meshpeer && $(GO) vet .
 
 wheel: setup
 	$(BIN)/python -m build -q --wheel --no-isolation
