@@ -23,7 +23,7 @@ from weavepy.lab.hosts import Host, Lab
 PROGRAM = Path(__file__).parents[2] / "build" / "meshpeer"
 WAIT_S = 15.0
 PORT = 6783
-OVERLAYS = ("fastpath",)  # that weavepy offers, in its order; the tests are run with each
+OVERLAYS = ("fastpath", "sleeve")  # that weavepy offers, in its order; the tests are run with each
 OFFERS = {"fastpath": "fastpath sleeve", "sleeve": "fastdp sleeve"}  # what a peer offers to end up with it
 CIPHERS = "aes-256-gcm chacha20-poly1305"
 T = TypeVar("T")
