@@ -65,7 +65,7 @@ def test_an_address_given_twice_is_refused(second: str) -> None:
         ("/no/such/file", "there is no /no/such/file"),
         ("/dev/null", "not a network namespace"),
         ("/proc/self/ns/mnt", "not a network namespace"),
-        (f"pid:{os.getpid()}", "this host's own network namespace"),
+        pytest.param(f"pid:{os.getpid()}", "this host's own network namespace", id="our own pid"),
     ],
 )
 def test_what_leads_to_no_container_is_refused_with_the_reason(target: str, reason: str) -> None:
