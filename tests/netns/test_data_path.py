@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,11 @@ def network(
     """Routers on both hosts with the flags that the test names, one container attached to each."""
     lab, containers = pair
     flags = getattr(request, "param", [])
-    join(lab, containers, flags)
-    yield lab, containers
-    for host in lab.hosts:
-        host.weavepy("reset", check=False)
-        shutil.rmtree(host.state_dir, ignore_errors=True)
+    try:
+        join(lab, containers, flags)
+        yield lab, containers
+    finally:
+        part(lab)
 
 
 def udp_socket() -> socket.socket:
@@ -63,11 +64,19 @@ def join(lab: Lab, containers: list[Space], flags: list[str]) -> None:
     if "--no-encryption" not in flags:
         flags = ["--password-file", str(secret(lab)), *flags]
     first, second = lab.hosts
-    first.weavepy("launch", *flags)
-    second.weavepy("launch", *flags)
-    second.weavepy("connect", first.address)
-    for number, (host, container) in enumerate(zip(lab.hosts, containers, strict=True), 1):
-        host.weavepy("attach", CIDR[number], f"netns:{container.name}")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: host.weavepy("launch", *flags), lab.hosts))
+        second.weavepy("connect", first.address)
+        targets = [container.target for container in containers]
+        list(pool.map(lambda host, *args: host.weavepy("attach", *args), lab.hosts, CIDR.values(), targets))
+
+
+def part(lab: Lab) -> None:
+    """Takes both routers away, with all that they made and kept."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: host.weavepy("reset", check=False), lab.hosts))
+    for host in lab.hosts:
+        shutil.rmtree(host.state_dir, ignore_errors=True)
 
 
 def report(host: Host) -> dict:
@@ -151,16 +160,14 @@ def test_frames_that_are_not_plain_ip_cross_unharmed(network: tuple[Lab, list[Sp
 
 def test_rekeying_at_one_second_loses_nothing(pair: tuple[Lab, list[Space]]) -> None:
     lab, containers = pair
-    join(lab, containers, ["--rekey-interval", "1"])
     try:
+        join(lab, containers, ["--rekey-interval", "1"])
         result = ping(containers[0], ADDRESS, count=80, interval_s=0.05)
         assert (result.sent, result.received) == (80, 80)
         epochs = [c["Attrs"]["epoch"] for c in report(lab.hosts[0])["Router"]["Connections"]]
         assert min(epochs) >= 3
     finally:
-        for host in lab.hosts:
-            host.weavepy("reset", check=False)
-            shutil.rmtree(host.state_dir, ignore_errors=True)
+        part(lab)
 
 
 def test_garbage_on_the_data_port_gets_silence(network: tuple[Lab, list[Space]]) -> None:
