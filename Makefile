@@ -55,8 +55,10 @@ $(VENV)/.bench: Makefile pyproject.toml | $(BUILT)
 demo: setup
 	$(BIN)/weavepy demo
 
+# Most tests wait for something, so three processes share them. Each takes whole files, whose tests may build on
+# each other, in the order of their names: the small ones are last, and keep all busy to the end.
 test: setup
-	$(BIN)/python -m pytest -m 'not deep'
+	$(BIN)/python -m pytest -m 'not deep' -n 3 --dist loadfile --no-loadscope-reorder
 
 test-deep: setup
 	$(BIN)/python -m pytest --timeout 3600

@@ -2,7 +2,8 @@
 fails.
 
 Processes started by tests are known by a variable in their environment, which they inherit; namespaces by
-their names, which hold our pid; interfaces by the names that weavepy gives.
+their names, which hold our pid; interfaces by the names that weavepy gives. When several processes share the
+tests, each looks for what it left itself.
 """
 
 import os
