@@ -73,7 +73,7 @@ cdef extern from "aead.h" nogil:
     const wv_aead wv_openssl_gcm, wv_openssl_chacha
 
 cdef extern from "sleeve.h" nogil:
-    enum: WV_SLEEVE_FRAME, WV_SLEEVE_REPLAY, WV_SLEEVE_TAG, WV_BOX_KEY
+    enum: WV_SLEEVE_FRAME, WV_SLEEVE_REPLAY, WV_SLEEVE_TAG, WV_SLEEVE_SPECIAL_MAX, WV_BOX_KEY
     struct wv_sleeve_seen:
         pass
     struct wv_sleeve:
@@ -1137,8 +1137,8 @@ cdef class Engine:
 
     def sleeve_send(self, uint32_t index, uint32_t size, bint df, uint64_t uid=0):
         cdef wv_command command
-        if not WV_FRAME_MIN + 8 <= size <= 65535:
-            raise ValueError("a special frame has 22 to 65,535 bytes")
+        if not WV_FRAME_MIN + 8 <= size <= WV_SLEEVE_SPECIAL_MAX:
+            raise ValueError("a special frame has 22 to 65,000 bytes")
         command.kind, command.index, command.size, command.df, command.uid = WV_COMMAND_SLEEVE, index, size, df, uid
         wv_engine_command(self.engine, &command)
 

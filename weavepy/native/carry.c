@@ -84,7 +84,7 @@ void wv_carry_frame(struct wv_shard *s, const struct wv_way *way, const struct w
 
 void wv_carry_special(struct wv_shard *s, const struct wv_command *c) {
     struct wv_link *link = atomic_load(&s->engine->slots[c->index % WV_SLOTS]);
-    if (!link || link->index != c->index || c->size < WV_FRAME_MIN + 8 || c->size > UINT16_MAX)
+    if (!link || link->index != c->index || c->size < WV_FRAME_MIN + 8 || c->size > WV_SLEEVE_SPECIAL_MAX)
         return;
     uint8_t *frame = s->relay + WV_SLEEVE_FRAME;
     wv_sleeve_put(s->relay, s->engine->self, link->peer, c->size);

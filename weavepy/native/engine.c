@@ -188,7 +188,10 @@ int wv_engine_link_remove(struct wv_engine *e, uint32_t index) {
     struct wv_table *old = atomic_load(&e->table), *table = wv_table_copy(old);
     if (!table)
         return -2;
-    wv_engine_sleeve_remove(e, index);
+    if (wv_engine_sleeve_remove(e, index) == -2) { /* its name would go on pointing to it */
+        free(table);
+        return -2;
+    }
     wv_table_drop_link(table, link);
     atomic_store(&e->slots[index % WV_SLOTS], NULL);
     atomic_store(&e->table, table);
@@ -299,6 +302,8 @@ int wv_engine_sleeve_tune(struct wv_engine *e, uint32_t index, uint32_t mtu, uin
     if (!sleeve)
         return -1;
     atomic_store(&sleeve->mtu, mtu < WV_SLEEVE_MTU_MAX ? mtu : WV_SLEEVE_MTU_MAX);
+    if (payload < WV_SLEEVE_PAYLOAD_MIN)
+        payload = WV_SLEEVE_PAYLOAD_MIN;
     atomic_store(&sleeve->payload, payload < WV_SLEEVE_PAYLOAD_MAX ? payload : WV_SLEEVE_PAYLOAD_MAX);
     atomic_store(&sleeve->fragments, fragments);
     return 0;

@@ -41,7 +41,12 @@ struct wv_sleeve {
     struct wv_sleeve_seen seen[2];
 };
 
-enum { WV_SLEEVE_PAYLOAD_MAX = 65507, WV_SLEEVE_MTU_MAX = 65535 };
+enum {
+    WV_SLEEVE_PAYLOAD_MAX = 65507,
+    WV_SLEEVE_PAYLOAD_MIN = 128, /* a small frame fits in any case */
+    WV_SLEEVE_MTU_MAX = 65535,
+    WV_SLEEVE_SPECIAL_MAX = 65000, /* octets of a frame between the routers */
+};
 
 /* key NULL: plain form. NULL without memory, or with a key where there is no libsodium. */
 struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key, int dialled);

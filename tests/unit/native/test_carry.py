@@ -467,6 +467,24 @@ def test_a_key_has_32_bytes(world, key):
         SleevePackets(SELF, B, key, dialled=True)
 
 
+def test_limits_that_make_no_sense_do_no_harm(world):
+    host, b, _, _ = world
+    know(host, b)
+    for size in (21, 65001, 65535):
+        with pytest.raises(ValueError, match="65,000"):
+            host.engine.sleeve_send(b.index, size, True)
+    host.engine.sleeve_send(b.index, 65000, False, UID)
+    assert len(b.frames(1)[0][2]) == 65000
+    host.engine.sleeve_tune(b.index, 0, 0, False)
+    for frame in (ethernet(MAC2, MAC1), ip_frame(80), ip_frame(1376, df=False), ip_frame(1376)):
+        for _ in range(120):
+            host.capture(frame)
+    host.engine.sleeve_tune(b.index, 2**32 - 1, 2**32 - 1, True)
+    host.capture(ethernet(MAC2, MAC1, b"the last"))
+    while b.recv()[0][-1][2] != ethernet(MAC2, MAC1, b"the last"):
+        pass
+
+
 def test_random_packets_harm_nobody(world):
     host, b, _, _ = world
     plain = SleevePeer(C + 1, 0x55005)
