@@ -108,8 +108,9 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _alive(pid: int) -> bool:
+    """Whether any thread runs. A first one that has ended is a zombie while others still hold the process's sockets."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        states = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/task").exists()  # a thread ended while we looked: look again
+    return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in states)
