@@ -68,6 +68,13 @@ SHARDS_MAX: Final = LANES_MAX // LANES_PER_SHARD
 HEARTBEAT_FAST_S: Final = 0.5  # until the link is established
 HEARTBEAT_S: Final = 3.0
 HEARTBEAT_MISSED_S: Final = 4.0  # a second late: ask for a sign of life at the fast rate
+HEARTBEAT_SILENT_S: Final = 6.0  # five lost in a row: frames go by sleeve, if it is there
+HEARTBEAT_OVERTAKEN_S: Final = (
+    1.0  # a heartbeat that says it heard nothing may be older than one that says it did
+)
+HEARTBEAT_STEADY_S: Final = 2.0  # and return when fastpath has worked both ways for so long
+HEARTBEAT_VAIN_S: Final = 30.0  # after so long without success a bad path is tried less often,
+HEARTBEAT_VAIN_PERIOD_S: Final = 2.0  # but for ever
 HEARTBEAT_TIMEOUT_S: Final = 12.0  # a peer lost without a word is found within 15 s
 ESTABLISH_TIMEOUT_S: Final = 60.0  # UDP blocked: as long as Weave Net waits for a heartbeat
 REKEY_INTERVAL_S: Final = 120.0
@@ -98,6 +105,11 @@ MAC_EXPIRE_PERIOD_S: Final = 60.0
 SLEEVE_HEARTBEAT_FAST_S: Final = 0.5  # until the peer acknowledges one
 SLEEVE_HEARTBEAT_S: Final = 10.0
 SLEEVE_TIMEOUT_S: Final = 60.0  # without a heartbeat
+SLEEVE_HEARTBEAT_HURRIED_S: Final = (
+    1.0  # of ours alone, while frames go by sleeve for want of fastpath, or may soon
+)
+SLEEVE_STALE_S: Final = 25.0  # two heartbeats lost and a third late: not worth falling back to
+SLEEVE_GRACE_S: Final = 3.0  # that fastpath gets at the start before a sleeve that works is used
 SLEEVE_FRAGMENTS_TEST_S: Final = 300.0  # between tests whether IP fragments arrive
 SLEEVE_TEST_TIMEOUT_S: Final = 0.01  # of the first test of an MTU; doubled for each further one
 SLEEVE_TESTS_MAX: Final = 8  # of one MTU, in all 2.55 s: then it doesn't fit

@@ -54,17 +54,12 @@ from weavepy.mesh.routes import Routes
 from weavepy.mesh.topology import SHORT_IDS, Topology
 from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
 from weavepy.sessions import RouterConfig, Session, Sessions
-from weavepy.switch.fastpath import Link, LinkAction, LinkEvent
+from weavepy.switch.fastpath import LinkEvent
 from weavepy.switch.forwarding import Forwarding, build_tables
-from weavepy.switch.negotiate import SLEEVE, Agreement, SleeveAgreement, choose_untrusted
-from weavepy.switch.sleeve import SleeveAction, SleeveEvent
-from weavepy.switch.sleevelink import SleeveLink
-from weavepy.wire.fastpath import (
-    FastpathFeature,
-    OverlayMessage,
-    decode_overlay_control_untrusted,
-    encode_overlay_control,
-)
+from weavepy.switch.negotiate import Agreement, choose_untrusted
+from weavepy.switch.overlays import OverlaysAction
+from weavepy.switch.sleeve import SleeveEvent
+from weavepy.wire.fastpath import FastpathFeature
 from weavepy.wire.features import Features
 from weavepy.wire.messages import (
     Broadcast,
@@ -75,7 +70,6 @@ from weavepy.wire.messages import (
     Unicast,
 )
 from weavepy.wire.peername import format_peer_name
-from weavepy.wire.sleeve import SleeveMessage
 from weavepy.wire.topology import ConnectionSummary, PeerRecord
 from weavepy.wire.topologynews import Scanner
 
@@ -84,7 +78,6 @@ __all__ = ["NEIGHBOURS_KEY", "PROTOCOL_VERSION", "TARGETS_KEY", "Router", "Route
 PROTOCOL_VERSION = 2
 TARGETS_KEY = "targets"
 NEIGHBOURS_KEY = "neighbours"
-_FASTPATH_INDEX, _SLEEVE_INDEX = 0, 1  # in the list of overlays that both ends have, if both are in it
 _STRANGER_LOGS = 10  # lines about connections that never authenticated: so many at once,
 _STRANGER_LOG_PERIOD_S = 5.0  # and one more in this time
 
@@ -190,6 +183,7 @@ class Router:
                     self._send_bytes(session, session.connection.handle_timer(now))
                 if session.link is not None and session.link.next_timer() <= now:
                     self._perform(session, session.link.handle_timer(now))
+                    self._note_established(session, now)
         if self._collect_at is not None and self._collect_at <= now:
             self._collect_garbage()
         if self._publish_at is not None and self._publish_at <= now:
@@ -290,7 +284,7 @@ class Router:
         self,
         session: Session,
         index: int,
-        agreement: Agreement | SleeveAgreement,
+        agreement: Agreement,
         features: Features,
         now: float,
     ) -> None:
@@ -316,26 +310,8 @@ class Router:
             case Gossip() | Unicast() | Broadcast():
                 self._gossip.handle_untrusted(session.peer, message, now)
             case OverlayControl() | LegacyOverlayControl():
-                self._overlay_control(session, session.link, message, now)
-
-    def _overlay_control(
-        self,
-        session: Session,
-        link: Link | SleeveLink,
-        message: OverlayControl | LegacyOverlayControl,
-        now: float,
-    ) -> None:
-        if isinstance(link, SleeveLink):
-            self._perform(session, link.handle_control(message, now))
-        elif isinstance(message, OverlayControl):
-            if message.index == _FASTPATH_INDEX:
-                control = decode_overlay_control_untrusted(message.subtag, message.body)
-                if control is not None:
-                    self._perform(session, link.handle_control(control, now))
-            elif message.index != _SLEEVE_INDEX or SLEEVE not in self._config.overlays:
-                raise RemoteProtocolError(f"control message for overlay {message.index}, which there isn't")
-            # What a peer says about a sleeve beside fastpath needs no answer.
-        self._note_established(session, now)
+                self._perform(session, session.link.handle_control(message, now))
+                self._note_established(session, now)
 
     def _lost(self, session: Session, reason: str, now: float) -> None:
         connection = session.connection
@@ -404,12 +380,7 @@ class Router:
             return
         session, link = found
         with self._containing(session, now):
-            # What was under way when an index changed hands may be for another overlay than it has now.
-            if isinstance(link, SleeveLink):
-                if isinstance(event, SleeveEvent):
-                    self._perform(session, link.handle(event, now))
-            elif not isinstance(event, SleeveEvent):
-                self._perform(session, link.handle(event, now))
+            self._perform(session, link.handle(event, now))
             self._note_established(session, now)
 
     def _note_established(self, session: Session, now: float) -> None:
@@ -423,13 +394,12 @@ class Router:
         self._remember_neighbours()
         self._log("info", f"link to {session.describe()} is up, {link.cipher}")
 
-    def _perform(self, session: Session, actions: Iterable[LinkAction | SleeveAction]) -> None:
+    def _perform(self, session: Session, actions: Iterable[OverlaysAction]) -> None:
         for action in actions:
-            if isinstance(action, OverlayMessage):
-                self._send(session, OverlayControl(_FASTPATH_INDEX, *encode_overlay_control(action)))
-            elif isinstance(action, SleeveMessage):
-                assert isinstance(session.link, SleeveLink)
-                self._send(session, session.link.encode(action))
+            if isinstance(action, OverlayControl | LegacyOverlayControl):
+                self._send(session, action)
+            elif isinstance(action, Log):
+                self._log(action.level, action.text)
             else:
                 self._effects.append(action)
 

@@ -18,9 +18,9 @@ from weavepy.mesh.connection import Connection
 from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
 from weavepy.mesh.report import nickname_of
 from weavepy.switch.fastpath import Link, LinkConfig
-from weavepy.switch.negotiate import OVERLAY, Agreement, SleeveAgreement
-from weavepy.switch.sleeve import SleeveConfig
-from weavepy.switch.sleevelink import SleeveLink
+from weavepy.switch.negotiate import OVERLAY, Agreement
+from weavepy.switch.overlays import Overlays
+from weavepy.switch.sleeve import Sleeve, SleeveConfig
 from weavepy.wire.fastpath import FastpathFeature, encode_fastpath_feature
 from weavepy.wire.features import Features
 from weavepy.wire.peername import format_peer_name
@@ -57,7 +57,7 @@ class Session:
     connection: Connection
     dialled: Address | None
     peer: PeerName | None = None
-    link: Link | SleeveLink | None = None
+    link: Overlays | None = None
     announced: bool = False  # that its link is established
     wakes_at: float = math.inf  # its entry in the queue of timers
 
@@ -135,33 +135,23 @@ class Sessions:
         slot = next((slot for slot in range(1, limits.LINKS_MAX) if slot not in taken), None)
         return None if slot is None else self._entropy.getrandbits(32 - _SLOT_BITS) << _SLOT_BITS | slot
 
-    def register(
-        self, session: Session, peer: PeerName, agreement: Agreement | SleeveAgreement, index: int
-    ) -> Link | SleeveLink:
+    def register(self, session: Session, peer: PeerName, agreement: Agreement, index: int) -> Overlays:
         """Makes `session` the one to `peer` and returns its link, which isn't started yet."""
-        link = session.link = self._new_link(session.connection, peer, agreement, index)
+        connection = session.connection
+        fastpath = self._new_fastpath(connection, peer, agreement, index)
+        sleeve = self._new_sleeve(connection, peer, index, agreement)
+        link = session.link = Overlays(index, peer, agreement, fastpath, sleeve)
         session.peer = peer
         self.by_peer[peer] = self.by_link[index] = session
         self._live = None
         return link
 
-    def _new_link(
-        self, connection: Connection, peer: PeerName, agreement: Agreement | SleeveAgreement, index: int
-    ) -> Link | SleeveLink:
+    def _new_fastpath(
+        self, connection: Connection, peer: PeerName, agreement: Agreement, index: int
+    ) -> Link | None:
         config = self._config
-        if isinstance(agreement, SleeveAgreement):
-            return SleeveLink(
-                SleeveConfig(
-                    index=index,
-                    peer=peer,
-                    dialled=connection.outbound,
-                    session_key=connection.session_key,
-                    connection_uid=connection.uid,
-                    remote=connection.remote,
-                    local=connection.local,
-                ),
-                agreement,
-            )
+        if agreement.fastpath is None:
+            return None
         return Link(
             LinkConfig(
                 index=index,
@@ -170,7 +160,7 @@ class Sessions:
                 dialled=connection.outbound,
                 session_key=connection.session_key,
                 connection_uid=connection.uid,
-                agreement=agreement,
+                agreement=agreement.fastpath,
                 lanes=config.lanes,
                 port=config.port,
                 remote=connection.remote,
@@ -179,6 +169,25 @@ class Sessions:
                 overlay_mtu=config.overlay_mtu,
                 rekey_interval_s=config.rekey_interval_s,
                 entropy=self._entropy,
+                backed=agreement.sleeve,
+            )
+        )
+
+    def _new_sleeve(
+        self, connection: Connection, peer: PeerName, index: int, agreement: Agreement
+    ) -> Sleeve | None:
+        if not agreement.sleeve:
+            return None
+        return Sleeve(
+            SleeveConfig(
+                index=index,
+                peer=peer,
+                dialled=connection.outbound,
+                session_key=connection.session_key,
+                connection_uid=connection.uid,
+                remote=connection.remote,
+                local=connection.local,
+                standby=agreement.fastpath is not None,
             )
         )
 
@@ -193,7 +202,7 @@ class Sessions:
             del self.by_peer[session.peer]
         return True
 
-    def linked(self, index: int) -> tuple[Session, Link | SleeveLink] | None:
+    def linked(self, index: int) -> tuple[Session, Overlays] | None:
         """Returns the session of a link, and the link itself."""
         session = self.by_link.get(index)
         return None if session is None or session.link is None else (session, session.link)

@@ -52,6 +52,9 @@ class EngineLink:
     used: set[int] = field(default_factory=set)  # epochs of which something arrived
     alive_at: float = 0.0
     path_mtu: int = 0  # 0 until the link has a remote
+    sleeve: ev.SleeveAdd | None = None
+    sleeve_remote: Address | None = None
+    by_sleeve: bool = False
 
 
 class World:
@@ -65,6 +68,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._walls: set[frozenset[int]] = set()
+        self._filters: set[tuple[int, int, str]] = set()
         self._path_mtus: dict[frozenset[int], int] = {}
         self._held: list[tuple[int, int, Callable[[], None]]] = []
         self._digest = hashlib.blake2b()
@@ -116,6 +120,16 @@ class World:
         held, self._held = self._held, []
         for near, far, action in held:
             self.carry(near, far, action)
+
+    def drop(self, near: int, far: int, overlay: str) -> None:
+        """Lets no datagram of that overlay through from `near` to `far`; `pass_all` ends it."""
+        self._filters.add((near, far, overlay))
+
+    def pass_all(self) -> None:
+        self._filters.clear()
+
+    def dropped(self, near: int, far: int, overlay: str) -> bool:
+        return self.blocked(near, far) or (near, far, overlay) in self._filters
 
     def narrow(self, near: int, far: int, path_mtu: int) -> None:
         """Makes the path between the two hosts swallow every larger packet, or carry it again."""
@@ -288,6 +302,21 @@ class Host:
                 assert self.links[index].clear
             case ev.SendProbe(index, size):
                 self._send_probe(self.links[index], size)
+            case ev.LinkBySleeve(index, by_sleeve):
+                assert self.links[index].by_sleeve != by_sleeve
+                assert self.links[index].sleeve is not None
+                self.links[index].by_sleeve = by_sleeve
+            case ev.SleeveAdd(index):
+                self.links[index].sleeve = effect
+            case ev.SleeveRemote(index, remote):
+                assert self.links[index].sleeve is not None
+                self.links[index].sleeve_remote = remote
+            case ev.SleeveTune(index):
+                assert self.links[index].sleeve is not None
+            case ev.SleeveSend(index):
+                self._send_sleeve(self.links[index], effect)
+            case ev.SleeveRemove(index):
+                self.links[index].sleeve = None
             case _:
                 raise AssertionError(f"nobody performs {effect}")
 
@@ -399,7 +428,7 @@ class Host:
         assert remote is not None, "a datagram to nowhere"
         assert link.clear or sending is not None, "a datagram without a key"
         other = world.host_at(remote.remote)
-        if other is None or world.blocked(self.number, other.number):
+        if other is None or world.dropped(self.number, other.number, "fastpath"):
             return
         if size > world.path_mtu(self.number, other.number):
             return
@@ -420,5 +449,29 @@ class Host:
                 other.handle(ev.LinkAlive(remote.remote_index))
             if remote.remote_index in other.links:
                 action(other, remote.remote_index)
+
+        world.after(world.latency_s(), arrive)
+
+    def _send_sleeve(self, link: EngineLink, send: ev.SleeveSend) -> None:
+        """Sends a special frame. Packets name their sender, so the far end looks for its own link to it."""
+        sleeve, remote, world = link.sleeve, link.sleeve_remote, self.world
+        assert sleeve is not None
+        assert remote is not None, "a packet to nowhere"
+        other = world.host_at(remote)
+        if other is None or world.dropped(self.number, other.number, "sleeve"):
+            return
+        if send.df and send.length + 100 > world.path_mtu(self.number, other.number):
+            return
+        key = sleeve.key
+
+        def arrive() -> None:
+            for index, theirs in list(other.links.items()):
+                if other.router is None or theirs.peer != self.name or theirs.sleeve is None:
+                    continue
+                if theirs.sleeve.key == key:
+                    event: Event = ev.SleeveTested(index, send.length)
+                    if send.uid:
+                        event = ev.SleeveHeard(index, send.uid, self.address)
+                    other.handle(event)
 
         world.after(world.latency_s(), arrive)

@@ -160,26 +160,32 @@ def test_without_heartbeats_it_ends_after_a_minute(*, dials: bool) -> None:
     assert "no overlay works: timed out waiting for UDP heartbeat" in weave.logged()
 
 
-def test_a_weavepy_peer_may_try_sleeve_beside_fastpath() -> None:
+def test_sleeve_is_brought_up_beside_fastpath_and_carries_nothing() -> None:
     weave = connect(dials=True, password=PASSWORD, overlays="fastpath sleeve")
-    assert not only(weave, ev.SleeveAdd)
-    weave.tell(b"\x07\x01\x01")
-    assert not weave.closed
+    (add,) = only(weave, ev.LinkAdd)
+    assert only(weave, ev.SleeveAdd) == [ev.SleeveAdd(add.index, PEER, weave.key, False)]
+    weave.heard()
+    happen(weave, ev.SleeveHeard(add.index, uid_of(weave), UDP))
+    assert said(weave) == [b"\x07\x01\x01"]
+    weave.tell(b"\x07\x01\x01", b"\x07\x01\x02")
+    assert ev.SleeveSend(add.index, True, PROBE_BYTES) in weave.effects
+    assert not only(weave, ev.LinkBySleeve)
+    (connection,) = weave.router.report(weave.now)["Connections"]  # type: ignore[misc]
+    assert connection["State"] == "pending"  # type: ignore[index]
     weave.tell(b"\x07\x02\x01")
     assert weave.closed
     assert "overlay 2" in weave.logged()
 
 
-@pytest.mark.parametrize("overlays", ["fastdp sleeve", "fastpath sleeve"])
-def test_news_of_another_overlay_changes_nothing(overlays: str) -> None:
-    weave = connect(dials=True, password=PASSWORD, overlays=overlays)
+def test_news_of_an_overlay_that_is_not_there_changes_nothing() -> None:
+    weave = connect(dials=True, password=PASSWORD, overlays="fastdp sleeve")
     (add,) = only(weave, ev.LinkAdd)
-    wrong: list[ev.Event] = (
-        [ev.HeartbeatReceived(add.index, True, 1, UDP), ev.DatagramTooBig(add.index)]
-        if overlays.startswith("fastdp")
-        else [ev.SleeveHeard(add.index, uid_of(weave), UDP), ev.SleeveTooBig(add.index, 1500)]
-    )
-    for event in wrong:
+    for event in (ev.HeartbeatReceived(add.index, True, 1, UDP), ev.DatagramTooBig(add.index)):
+        assert happen(weave, event) == []
+    weave = connect(dials=True, password=PASSWORD, overlays="fastpath")
+    (add,) = only(weave, ev.LinkAdd)
+    assert not only(weave, ev.SleeveAdd)
+    for event in (ev.SleeveHeard(add.index, uid_of(weave), UDP), ev.SleeveTooBig(add.index, 1500)):
         assert happen(weave, event) == []
     assert not weave.closed
 

@@ -76,6 +76,8 @@ def render_connections(report: Report) -> str:
         parts += [
             f"{key}={attrs[key]}" for key in ("cipher", "mtu", "rtt_ms", "epoch", "since_s") if attrs.get(key)
         ]
+        if attrs.get("why"):
+            parts.append(f"(not fastpath: {visible(attrs['why'])})")
         lines.append(" ".join(part for part in parts if part))
     return _text(lines)
 

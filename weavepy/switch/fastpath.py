@@ -41,7 +41,7 @@ from weavepy.events import (
     SendHeartbeat,
     SendProbe,
 )
-from weavepy.switch.negotiate import CLEAR, OVERLAY, Agreement
+from weavepy.switch.negotiate import CLEAR, OVERLAY, FastpathAgreement
 from weavepy.switch.pathmtu import PathMtu, Probes
 from weavepy.wire.fastpath import Epoch, EpochAck, Moved, OverlayMessage, Start
 from weavepy.wire.peername import format_peer_name
@@ -65,7 +65,7 @@ class LinkConfig:
     dialled: bool
     session_key: bytes | None = field(repr=False)
     connection_uid: int
-    agreement: Agreement
+    agreement: FastpathAgreement
     lanes: int
     port: int
     remote: Address
@@ -74,6 +74,7 @@ class LinkConfig:
     overlay_mtu: int
     rekey_interval_s: float
     entropy: Entropy = field(repr=False)
+    backed: bool = False  # by another overlay: silence is trouble then, and not the end
 
 
 class Link:
@@ -85,15 +86,24 @@ class Link:
         self._sending: SendingKeys | None = None
         self._receiving: ReceivingKeys | None = None
         self._heard = False  # we have received one of the peer's heartbeats
-        self._last_heard_at = 0.0  # anything authentic
+        self.last_heard_at = -math.inf  # anything authentic
         self._asking = False  # a heartbeat is missing, and we ask for signs of life
         self._token = 0  # of our heartbeats, in clear mode
         self._started_at = 0.0
         self._heartbeat_at: float | None = None
+        self._troubled_at = math.inf  # since when datagrams don't get through, one way at least
+        self._well_at = math.inf  # while in trouble: since when they do again, both ways,
+        self._proven_at = -math.inf  # and when that was seen last
         self._rtt_us = 0.0
         self._path = PathMtu(config.path_mtu)
         self._path_mtu = self._path.size  # what the engine knows
         self.established_at: float | None = None
+        self.trouble = ""  # why it shouldn't carry frames once it is established; empty if it should
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is in trouble or may soon be."""
+        return self.established_at is None or self._asking or bool(self.trouble)
 
     @property
     def index(self) -> int:
@@ -188,9 +198,14 @@ class Link:
         if event.rtt_us > 0:
             known = self._rtt_us or event.rtt_us
             self._rtt_us = known + _RTT_WEIGHT * (event.rtt_us - known)
+        actions: list[LinkAction] = []
+        if event.heard:
+            actions += self._works_both_ways(now)
+        elif self.established_at is not None and now >= self._proven_at + limits.HEARTBEAT_OVERTAKEN_S:
+            self._proven_at = -math.inf
+            self._in_trouble("what we send doesn't reach the peer", now)
         first = not self._heard
         self._heard = True
-        actions: list[LinkAction] = []
         if event.heard and self.established_at is None:
             self.established_at = now
             self._heartbeat_at = now + limits.HEARTBEAT_S
@@ -208,7 +223,7 @@ class Link:
     def handle_probe_answered(self, size: int, now: float) -> list[LinkAction]:
         """Takes the peer's authenticated word that a probe of `size` octets arrived."""
         self._alive(now)
-        return self._probing(self._path.handle_answer(size, now))
+        return [*self._works_both_ways(now), *self._probing(self._path.handle_answer(size, now))]
 
     def handle_too_big(self, now: float) -> list[LinkAction]:
         """Looks for the path MTU anew, as our kernel refused what it was."""
@@ -222,12 +237,13 @@ class Link:
         """Sends heartbeats, changes keys, and raises RemoteProtocolError when the peer can't be reached any
         more.
         """
-        if self.established_at is None:
-            if now >= self._started_at + limits.ESTABLISH_TIMEOUT_S:
+        if now >= self._timeout_at():
+            if self.established_at is None:
                 raise RemoteProtocolError("no heartbeat came through: is UDP to the router's port blocked?")
-        elif now >= self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S:
             raise RemoteProtocolError(f"no sign of life for {limits.HEARTBEAT_TIMEOUT_S:g} s")
         actions: list[LinkAction] = []
+        if self._silent_at() <= now:
+            self._in_trouble("nothing of the peer's arrives", now)
         if self._ask_at() <= now:
             self._asking = True
             actions += [*self._announce_place(), *self._send_heartbeat(now)]
@@ -242,10 +258,7 @@ class Link:
 
     def next_timer(self) -> float:
         """Returns when `handle_timer` is due."""
-        if self.established_at is None:
-            due = self._started_at + limits.ESTABLISH_TIMEOUT_S
-        else:
-            due = min(self._last_heard_at + limits.HEARTBEAT_TIMEOUT_S, self._ask_at())
+        due = min(self._timeout_at(), self._ask_at(), self._silent_at())
         if self._heartbeat_at is not None:
             due = min(due, self._heartbeat_at)
         for schedule in (self._path, self._sending, self._receiving):
@@ -292,14 +305,42 @@ class Link:
         return [*actions, *self._announce_place(), *self._send_heartbeat(now)]
 
     def _alive(self, now: float) -> None:
-        self._last_heard_at = now
+        self.last_heard_at = now
         self._asking = False
+
+    def _in_trouble(self, why: str, now: float) -> None:
+        if not self.trouble:
+            self.trouble, self._troubled_at, self._proven_at = why, now, -math.inf
+
+    def _works_both_ways(self, now: float) -> list[LinkAction]:
+        """Takes proof of it. Trouble is over when there has been nothing but proof for a while."""
+        if now >= self._proven_at + limits.HEARTBEAT_MISSED_S:
+            self._well_at = now
+        self._proven_at = now
+        if not self.trouble or now < self._well_at + limits.HEARTBEAT_STEADY_S:
+            return []
+        self.trouble, self._troubled_at = "", math.inf
+        return self._probing(self._path.handle_moved(now))
+
+    def _timeout_at(self) -> float:
+        """When the link has failed; never if another overlay stands in for it."""
+        if self._config.backed:
+            return math.inf
+        if self.established_at is None:
+            return self._started_at + limits.ESTABLISH_TIMEOUT_S
+        return self.last_heard_at + limits.HEARTBEAT_TIMEOUT_S
+
+    def _silent_at(self) -> float:
+        """When silence becomes trouble."""
+        if self.established_at is None or self.trouble:
+            return math.inf
+        return self.last_heard_at + limits.HEARTBEAT_SILENT_S
 
     def _ask_at(self) -> float:
         """When silence makes us ask; never while we do or the link isn't established."""
         if self.established_at is None or self._asking:
             return math.inf
-        return self._last_heard_at + limits.HEARTBEAT_MISSED_S
+        return self.last_heard_at + limits.HEARTBEAT_MISSED_S
 
     def _announce_place(self) -> list[LinkAction]:
         """In clear mode nobody believes a datagram's source: says how the next heartbeat can be known for ours."""
@@ -310,12 +351,18 @@ class Link:
 
     def _send_heartbeat(self, now: float) -> list[LinkAction]:
         index = self._config.index
-        often = self.established_at is None or self._asking
-        self._heartbeat_at = now + (limits.HEARTBEAT_FAST_S if often else limits.HEARTBEAT_S)
-        actions: list[LinkAction] = [SendHeartbeat(index, self._heard, self._token)]
-        if self._asking:  # a probe is answered at once
+        period_s = limits.HEARTBEAT_FAST_S if self.doubtful else limits.HEARTBEAT_S
+        if now >= min(self._troubled_at, self._never_at()) + limits.HEARTBEAT_VAIN_S:
+            period_s = limits.HEARTBEAT_VAIN_PERIOD_S
+        self._heartbeat_at = now + period_s
+        heard = self._heard and now < self.last_heard_at + limits.HEARTBEAT_SILENT_S
+        actions: list[LinkAction] = [SendHeartbeat(index, heard, self._token)]
+        if self._asking or self.trouble:  # a probe is answered at once
             actions.append(SendProbe(index, limits.PATH_MTU_MIN))
         return actions
+
+    def _never_at(self) -> float:
+        return self._started_at if self.established_at is None else math.inf
 
     def _probing(self, sizes: Probes) -> list[LinkAction]:
         """Tells the engine what the search has found, and sends its next probes."""

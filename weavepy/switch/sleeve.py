@@ -4,7 +4,8 @@ Rules of this file. Periods and numbers are Weave Net 2.8.1's. Methods return wh
 for the shell, and messages that the router sends on the control connection as this overlay's. Each end is
 established by itself, when the peer acknowledges a heartbeat. Before `confirm`, after `stop` and once `failed` is set,
 everything is ignored. The thing people get wrong: the end that was dialled knows no address until a heartbeat comes,
-and is silent until then; the peer's first one is usually too early and lost.
+and is silent until then; the peer's first one is usually too early and lost. `standby` and `hurry` are for routers of
+ours that have fastpath as well: Weave Net's know neither.
 """
 
 import math
@@ -58,6 +59,7 @@ class SleeveConfig:
     connection_uid: int
     remote: Address
     local: Address
+    standby: bool = False  # beside another overlay, between routers of ours: silence doesn't end it
 
 
 class Sleeve:
@@ -69,6 +71,9 @@ class Sleeve:
         self._added = False  # to the engine
         self._running = False
         self._heard = False  # and acknowledged, which is done once
+        self._hurried = False
+        self._confirmed_at = 0.0
+        self.last_heard_at = -math.inf  # a heartbeat
         self._heartbeat_at = math.inf
         self._timeout_at = math.inf
         self._fragments_test_at = math.inf
@@ -84,6 +89,11 @@ class Sleeve:
         return self._config.index
 
     @property
+    def sealed(self) -> bool:
+        """Whether packets are encrypted."""
+        return self._config.session_key is not None
+
+    @property
     def established(self) -> bool:
         """Whether frames can be sent: the peer has received our heartbeats, and it hasn't ended since."""
         return self._running and self.established_at is not None
@@ -92,7 +102,7 @@ class Sleeve:
         """Returns what the operator may want to know; MTUs in bytes."""
         return {
             "name": OVERLAY,
-            "encrypted": self._config.session_key is not None,
+            "encrypted": self.sealed,
             "mtu": self._search.mtu,
             "max_payload": self._search.max_payload,
             "fragments": self._fragments,
@@ -107,11 +117,21 @@ class Sleeve:
             return []
         config = self._config
         self._added = self._running = True
+        self._confirmed_at = now
         self._timeout_at = now + limits.SLEEVE_TIMEOUT_S
         add = SleeveAdd(config.index, config.peer, config.session_key, config.dialled)
         if self._remote is None:
             return [add]
         return [add, SleeveRemote(config.index, self._remote, config.local), self._send_heartbeat(now)]
+
+    def hurry(self, now: float, *, hurried: bool) -> list[SleeveAction]:
+        """Sends heartbeats more often, beginning now, or as usual again."""
+        if hurried == self._hurried:
+            return []
+        self._hurried = hurried
+        if not hurried or not self.established:
+            return []
+        return [self._send_heartbeat(now)]
 
     def stop(self) -> list[SleeveAction]:
         """Ends it and wipes its keys; to be called when it has failed, too."""
@@ -145,6 +165,7 @@ class Sleeve:
         if not self._heard:
             self._heard = True
             actions.append(HeartbeatAck())
+        self.last_heard_at = now
         self._timeout_at = now + limits.SLEEVE_TIMEOUT_S
         return actions
 
@@ -184,7 +205,7 @@ class Sleeve:
         """Sends what is due; gives up, with `failed` set, when no heartbeats come any more."""
         if not self._running:
             return []
-        if now >= self._timeout_at:
+        if now >= self._fails_at():
             self.failed = "timed out waiting for UDP heartbeat"
             self._running = False
             return []
@@ -199,11 +220,19 @@ class Sleeve:
         """Returns when `handle_timer` is due; infinity if it isn't."""
         if not self._running:
             return math.inf
-        return min(self._timeout_at, self._heartbeat_at, self._fragments_test_at, self._search.due)
+        return min(self._fails_at(), self._heartbeat_at, self._fragments_test_at, self._search.due)
+
+    def _fails_at(self) -> float:
+        return math.inf if self._config.standby else self._timeout_at
 
     def _send_heartbeat(self, now: float) -> SleeveSend:
-        often = self.established_at is None
-        self._heartbeat_at = now + (limits.SLEEVE_HEARTBEAT_FAST_S if often else limits.SLEEVE_HEARTBEAT_S)
+        period_s = limits.SLEEVE_HEARTBEAT_S
+        if self.established_at is None:
+            vain = self._config.standby and now >= self._confirmed_at + limits.SLEEVE_TIMEOUT_S
+            period_s = limits.SLEEVE_HEARTBEAT_S if vain else limits.SLEEVE_HEARTBEAT_FAST_S
+        elif self._hurried:
+            period_s = limits.SLEEVE_HEARTBEAT_HURRIED_S
+        self._heartbeat_at = now + period_s
         return SleeveSend(self.index, True, HEARTBEAT_BYTES, self._config.connection_uid)
 
     def _test_fragments(self, now: float) -> list[SleeveAction]:

@@ -10,7 +10,7 @@ from weavepy import limits
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import Address, PeerName
 from weavepy.switch.fastpath import Link, LinkAction, LinkConfig
-from weavepy.switch.negotiate import Agreement
+from weavepy.switch.negotiate import FastpathAgreement
 from weavepy.wire.fastpath import Epoch, EpochAck, Moved, Start
 
 INDEX, THEIR_INDEX = 0xABCDE001, 0x12345002
@@ -23,7 +23,7 @@ CONFIG = LinkConfig(
     dialled=True,
     session_key=bytes(range(32)),
     connection_uid=77,
-    agreement=Agreement(1, "aes-256-gcm", 1376),
+    agreement=FastpathAgreement(1, "aes-256-gcm", 1376),
     lanes=2,
     port=6783,
     remote=FAR,
@@ -33,7 +33,7 @@ CONFIG = LinkConfig(
     rekey_interval_s=120.0,
     entropy=random.Random(1),
 )
-CLEAR = replace(CONFIG, session_key=None, agreement=Agreement(1, "clear", 1376))
+CLEAR = replace(CONFIG, session_key=None, agreement=FastpathAgreement(1, "clear", 1376))
 
 
 def started(config: LinkConfig = CONFIG, now: float = 0.0) -> Link:
@@ -233,7 +233,7 @@ def test_round_trip_time_is_smoothed() -> None:
 
 
 def test_another_overlay_mtu_is_warned_about() -> None:
-    actions = Link(replace(CONFIG, agreement=Agreement(1, "aes-256-gcm", 1400))).start(0.0)
+    actions = Link(replace(CONFIG, agreement=FastpathAgreement(1, "aes-256-gcm", 1400))).start(0.0)
     (log,) = (action for action in actions if isinstance(action, ev.Log))
     assert log.level == "warning"
     assert "1400" in log.text
@@ -277,20 +277,99 @@ def test_before_silence_ends_the_link_answers_are_asked_for() -> None:
     heartbeat(link, 1.0)
     link.handle_probe_answered(1500, 1.0)
     asked, now = [], 1.0
-    ask = [ev.SendHeartbeat(INDEX, True), ev.SendProbe(INDEX, limits.PATH_MTU_MIN)]
+    probe = ev.SendProbe(INDEX, limits.PATH_MTU_MIN)
     while now < 10.0:
         now = link.next_timer()
-        if ask[1] in (actions := link.handle_timer(now)):
-            assert actions[:2] == ask
+        if probe in (actions := link.handle_timer(now)):
+            # It says for how long nothing was heard: the peer must know that its way here is bad.
+            assert actions[0] == ev.SendHeartbeat(INDEX, now < 1.0 + limits.HEARTBEAT_SILENT_S)
+            assert actions[1] == probe
             asked.append(now)
     assert asked[0] == 1.0 + limits.HEARTBEAT_MISSED_S
     assert len(asked) > 8
+    heartbeat(link, now)
+    now += limits.HEARTBEAT_STEADY_S
+    run(link, now)
+    heartbeat(link, now)
     link.handle(ev.LinkAlive(INDEX), now)
     silent_until, beats = now + limits.HEARTBEAT_MISSED_S, 0
     while (now := link.next_timer()) < silent_until:
-        beats += ask[0] in link.handle_timer(now)
+        beats += ev.SendHeartbeat(INDEX, True) in link.handle_timer(now)
     assert beats <= 2
-    assert link.handle_timer(silent_until)[:2] == ask
+    assert link.handle_timer(silent_until)[:2] == [ev.SendHeartbeat(INDEX, True), probe]
+
+
+BACKED = replace(CONFIG, backed=True)
+
+
+def run(link: Link, until: float) -> list[LinkAction]:
+    """Lets the link's time pass: the peer's datagrams are lost, and the control connection works."""
+    actions: list[LinkAction] = []
+    while (now := link.next_timer()) <= until:
+        actions += (news := link.handle_timer(now))
+        for action in news:
+            if isinstance(action, Epoch):
+                actions += link.handle_control(EpochAck(action.epoch), now)
+    return actions
+
+
+def test_silence_of_a_link_that_is_backed_is_trouble_and_not_the_end() -> None:
+    link = started(BACKED)
+    assert link.doubtful
+    heartbeat(link, 1.0)
+    assert not link.doubtful
+    run(link, 4.9)
+    assert not link.doubtful
+    run(link, 6.9)
+    assert link.doubtful
+    assert not link.trouble
+    run(link, 7.0)
+    assert link.trouble == "nothing of the peer's arrives"
+    beats = [action for action in run(link, 37.0) if isinstance(action, ev.SendHeartbeat)]
+    assert len(beats) >= 30 / limits.HEARTBEAT_FAST_S - 1
+    assert not any(beat.heard for beat in beats)
+    beats = [action for action in run(link, 637.0) if isinstance(action, ev.SendHeartbeat)]
+    assert len(beats) == pytest.approx(600 / limits.HEARTBEAT_VAIN_PERIOD_S, abs=2)
+    heartbeat(link, 700.0, heard=False)
+    run(link, 702.5)
+    assert link.trouble, "one way only"
+    heartbeat(link, 703.0)
+    heartbeat(link, 708.0)
+    heartbeat(link, 709.9)
+    run(link, 709.9)
+    assert link.trouble, "not for long enough"
+    heartbeat(link, 710.0)
+    assert not link.trouble
+    assert not link.doubtful
+
+
+def test_a_backed_link_that_never_comes_up_goes_on_trying() -> None:
+    link = started(BACKED)
+    run(link, 600.0)
+    assert link.established_at is None
+    heartbeat(link, 601.0)
+    assert not link.doubtful
+
+
+def test_the_peers_word_that_it_hears_nothing_is_trouble() -> None:
+    link = started(BACKED)
+    heartbeat(link, 1.0)
+    heartbeat(link, 2.0, heard=False)
+    assert link.trouble == "what we send doesn't reach the peer"
+    assert ev.SendProbe(INDEX, limits.PATH_MTU_MIN) in run(link, 4.9)
+    link.handle_probe_answered(limits.PATH_MTU_MIN, 5.0)  # it got there, and the answer here
+    link.handle_probe_answered(limits.PATH_MTU_MIN, 6.9)
+    assert link.trouble
+    link.handle_probe_answered(limits.PATH_MTU_MIN, 7.0)
+    assert not link.trouble
+    heartbeat(link, 7.9, heard=False)
+    assert not link.trouble, "it may have been overtaken"
+    heartbeat(link, 8.0, heard=False)
+    assert link.trouble
+    link.handle_probe_answered(limits.PATH_MTU_MIN, 9.0)
+    heartbeat(link, 10.0, heard=False)
+    link.handle_probe_answered(limits.PATH_MTU_MIN, 11.5)
+    assert link.trouble, "it must last"
 
 
 def test_a_clear_link_announces_where_it_is_at_start_and_when_it_hears_nothing() -> None:

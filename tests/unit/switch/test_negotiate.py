@@ -1,5 +1,7 @@
 """What two ends agree on, or why they don't."""
 
+from dataclasses import replace
+
 import pytest
 
 from weavepy.errors import RemoteProtocolError
@@ -8,7 +10,7 @@ from weavepy.switch.negotiate import (
     OVERLAY,
     SLEEVE,
     Agreement,
-    SleeveAgreement,
+    FastpathAgreement,
     choose_untrusted,
     negotiate_untrusted,
 )
@@ -37,7 +39,7 @@ def ours(*ciphers: str) -> FastpathFeature:
 )
 def test_first_common_cipher_of_the_fixed_order(listed: tuple[str, ...], theirs: str, cipher: str) -> None:
     agreement = negotiate_untrusted(ours(*listed), features(f"1;{theirs};1400;more"), keyed=True)
-    assert agreement == Agreement(1, cipher, 1400)
+    assert agreement == FastpathAgreement(1, cipher, 1400)
 
 
 def test_clear_only_without_a_session_key() -> None:
@@ -69,25 +71,35 @@ def test_nothing_in_common_says_why(peer: Features, reason: str) -> None:
 
 BOTH = (OVERLAY, SLEEVE)
 FASTPATH = f"1;{AES};1376"
+USED = FastpathAgreement(1, AES, 1376)
 
 
 @pytest.mark.parametrize(
     ("overlays", "peer", "chosen"),
     [
-        (BOTH, features(FASTPATH, BOTH), Agreement(1, AES, 1376)),
-        (BOTH, features(FASTPATH), Agreement(1, AES, 1376)),
-        (BOTH, features(None, ("fastdp", "sleeve")), SleeveAgreement(legacy=False)),
-        (BOTH, features(None, ("sleeve",)), SleeveAgreement(legacy=False)),
-        (BOTH, features(FASTPATH, ("sleeve",)), SleeveAgreement(legacy=False)),
-        (BOTH, features(None, BOTH), SleeveAgreement(legacy=False)),  # it has another fastpath
-        (BOTH, features(None, None), SleeveAgreement(legacy=True)),  # older than the list
-        ((SLEEVE,), features(FASTPATH, BOTH), SleeveAgreement(legacy=False)),
+        (BOTH, features(FASTPATH, BOTH), Agreement(BOTH, USED)),
+        (BOTH, features(FASTPATH, (SLEEVE, OVERLAY)), Agreement(BOTH, USED)),  # counted by our order
+        (BOTH, features(FASTPATH), Agreement((OVERLAY,), USED)),
+        ((OVERLAY,), features(FASTPATH, BOTH), Agreement((OVERLAY,), USED)),
+        (BOTH, features(None, ("fastdp", "sleeve")), Agreement((SLEEVE,), None, why="the peer doesn't")),
+        (BOTH, features(FASTPATH, ("sleeve",)), Agreement((SLEEVE,), None, why="the peer doesn't")),
+        (BOTH, features(None, None), Agreement((SLEEVE,), None, legacy=True, why="the peer doesn't")),
+        ((SLEEVE,), features(FASTPATH, BOTH), Agreement((SLEEVE,), None, why="switched off here")),
+        # What both list is counted, also when it can't be used.
+        (BOTH, features(None, BOTH), Agreement(BOTH, None, why="not which")),
+        (BOTH, features("nonsense", BOTH), Agreement(BOTH, None, why="Fastpath feature")),
+        (BOTH, features(f"2;{AES};1376", BOTH), Agreement(BOTH, None, why="another version")),
+        (BOTH, features(f"1;{CHACHA};1376", BOTH), Agreement(BOTH, None, why="no cipher")),
     ],
 )
-def test_the_best_overlay_in_common_is_chosen(
-    overlays: tuple[str, ...], peer: Features, chosen: Agreement | SleeveAgreement
+def test_all_overlays_in_common_are_used(
+    overlays: tuple[str, ...], peer: Features, chosen: Agreement
 ) -> None:
-    assert choose_untrusted(overlays, ours(AES), peer, keyed=True) == chosen
+    found = choose_untrusted(overlays, ours(AES), peer, keyed=True)
+    assert chosen.why in found.why
+    assert bool(chosen.why) == bool(found.why)
+    assert replace(found, why="") == replace(chosen, why="")
+    assert found.sleeve == (SLEEVE in found.names)
 
 
 @pytest.mark.parametrize(
