@@ -39,11 +39,20 @@ static int suits(const struct wv_merge *m, const struct wv_record *r, struct wv_
     return ((all & 0xffff) + (all >> 16)) == 0xffff;
 }
 
+/* A hash of both addresses' ends and both ports. Flows that share one end each other's runs, and no more. */
+static uint32_t flow_of(const uint8_t *frame, const struct wv_headers *h) {
+    size_t source = h->version == 4 ? 26 : 34, destination = h->version == 4 ? 30 : 50;
+    uint32_t hash = wv_get32(frame + h->l4) * 0x9e3779b1u;
+    hash = (hash ^ (hash >> 15) ^ wv_get32(frame + source)) * 0x85ebca6bu;
+    hash = (hash ^ (hash >> 13) ^ wv_get32(frame + destination)) * 0xc2b2ae35u;
+    return hash ^ (hash >> 16);
+}
+
 /* Whether the headers are those of the run's next frame. */
-static int continues(const struct wv_merge *m, const struct wv_record *r, const struct wv_headers *h) {
+static int continues(const struct wv_run *m, const struct wv_record *r, const struct wv_headers *h) {
     const uint8_t *a = m->header, *b = r->body;
     size_t n = r->len - h->end;
-    if (!m->open || m->closed || m->n == 2 + WV_MERGE_FRAMES || h->end != m->headers.end || h->version != m->headers.version ||
+    if (m->closed || m->n == 2 + WV_MERGE_FRAMES || h->end != m->headers.end || h->version != m->headers.version ||
         h->protocol != m->headers.protocol || r->has_csum != m->first.has_csum || n > m->step ||
         h->end - 14u + m->total + n > WV_IP_MAX)
         return 0;
@@ -62,7 +71,16 @@ static int continues(const struct wv_merge *m, const struct wv_record *r, const 
            memcmp(a + 14, b + 14, 2) == 0 && memcmp(a + 18, b + 18, (size_t)(h->end - h->l4) - 18) == 0;
 }
 
-static void append(struct wv_merge *m, const struct wv_record *r, const struct wv_headers *h) {
+static void begin(struct wv_run *m, const struct wv_record *r, const struct wv_headers *h) {
+    m->first = *r;
+    m->headers = *h;
+    m->step = (uint32_t)(r->len - h->end);
+    m->total = 0;
+    m->n = 2;
+    memcpy(m->header, r->body, h->end);
+}
+
+static void append(struct wv_run *m, const struct wv_record *r, const struct wv_headers *h) {
     size_t n = r->len - h->end;
     int push = h->protocol == WV_PROTO_TCP && r->body[h->l4 + 13] & PSH;
     if (push)
@@ -72,18 +90,15 @@ static void append(struct wv_merge *m, const struct wv_record *r, const struct w
     m->total += (uint32_t)n;
 }
 
-void wv_merge_flush(struct wv_merge *m) {
+static void deliver(const struct wv_merge *all, struct wv_run *m) {
     const struct wv_headers *h = &m->headers;
     struct wv_vnet vnet = {0};
-    if (!m->open)
-        return;
-    m->open = 0;
     m->iov[0] = (struct iovec){&vnet, sizeof vnet};
     if (m->n == 3) {
         if (m->first.has_csum)
             vnet = (struct wv_vnet){.flags = WV_VNET_NEEDS_CSUM, .csum_start = m->first.csum_start, .csum_offset = m->first.csum_offset};
         m->iov[1] = (struct iovec){(void *)m->first.body, m->first.len};
-        m->sink(m->context, m->iov, 2, m->first.len);
+        all->sink(all->context, m->iov, 2, m->first.len);
         return;
     }
     int tcp = h->protocol == WV_PROTO_TCP;
@@ -103,25 +118,37 @@ void wv_merge_flush(struct wv_merge *m) {
         wv_put16(l4 + 4, (uint32_t)l4_len);
     wv_put16(m->header + checksum_at(h), pseudo(m->header, h, l4_len));
     m->iov[1] = (struct iovec){m->header, h->end};
-    m->sink(m->context, m->iov, m->n, h->end + m->total);
+    all->sink(all->context, m->iov, m->n, h->end + m->total);
+}
+
+void wv_merge_flush(struct wv_merge *m) {
+    for (int i = 0; i < m->opened; i++)
+        deliver(m, &m->runs[i]);
+    m->opened = 0;
 }
 
 int wv_merge_add(struct wv_merge *m, const struct wv_record *r) {
     struct wv_headers h;
     if (!suits(m, r, &h)) {
-        wv_merge_flush(m);
+        wv_merge_flush(m); /* it may belong to any of the flows */
         return 0;
     }
-    if (!continues(m, r, &h)) {
-        wv_merge_flush(m);
-        m->open = 1;
-        m->first = *r;
-        m->headers = h;
-        m->step = (uint32_t)(r->len - h.end);
-        m->total = 0;
-        m->n = 2;
-        memcpy(m->header, r->body, h.end);
+    uint32_t flow = flow_of(r->body, &h);
+    int at = 0;
+    while (at < m->opened && m->flow[at] != flow)
+        at++;
+    if (at == m->opened) {
+        if (at == WV_MERGE_RUNS) {
+            wv_merge_flush(m);
+            at = 0;
+        }
+        m->opened = at + 1;
+        m->flow[at] = flow;
+        begin(&m->runs[at], r, &h);
+    } else if (!continues(&m->runs[at], r, &h)) {
+        deliver(m, &m->runs[at]);
+        begin(&m->runs[at], r, &h);
     }
-    append(m, r, &h);
+    append(&m->runs[at], r, &h);
     return 1;
 }
