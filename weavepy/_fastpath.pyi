@@ -12,6 +12,9 @@ HAS_SECRETBOX: bool
 """Whether sleeve packets can be encrypted: libsodium is there."""
 RECORD_OVERHEAD: int
 DATAGRAM_OVERHEAD: int
+COPY_HEADER: int
+"""Octets before each frame in what a monitor hands over; native/monitor.h says what is in them."""
+FILTER_INSTRUCTIONS_MAX: int
 
 class Sealer:
     """Seals plaintexts as datagrams under one key. It counts; nobody can choose a nonce."""
@@ -90,6 +93,38 @@ def fragment(frame: bytes, mtu: int, room: int = 65557) -> list[bytes]:
     """Cuts the frame's IPv4 packet into fragments of at most `mtu` bytes.
 
     Raises WireError if it may not be cut, or if a fragment's frame is larger than `room`."""
+
+def bpf_accepts(program: bytes, pieces: list[bytes], length: int) -> bool:
+    """Whether a filter, struct sock_filter by struct sock_filter, accepts a frame of which `pieces` hold all or the
+    beginning. LocalError for what isn't a program."""
+
+class Monitor:
+    """Copies of frames for whoever watches, by itself, for its tests. `octets`: of all its rings."""
+
+    def __init__(
+        self,
+        octets: int,
+        *,
+        rings: int = 1,
+        peer: int = 0,
+        directions: int = 7,
+        snap: int = 65557,
+        program: bytes = b"",
+    ) -> None: ...
+    def put(
+        self,
+        pieces: list[bytes],
+        *,
+        ring: int = 0,
+        time_ns: int = 0,
+        direction: int = 0,
+        source: int = 0,
+        destination: int = 0,
+        vnet: bytes = ...,
+        length: int | None = None,
+    ) -> bool: ...
+    def read(self, cap: int) -> bytes: ...
+    def counts(self) -> tuple[int, int]: ...
 
 def gob_pairs(
     data: bytes,
@@ -179,3 +214,15 @@ class Engine:
     def link_counters(self, index: int) -> dict[str, int]: ...
     def offloads(self) -> dict[str, bool]:
         """What is in use now: gso, gro, uso. The kernel may have refused something since the start."""
+    def monitor_open(
+        self, octets: int, *, peer: int = 0, directions: int = 7, snap: int = 65557, program: bytes = b""
+    ) -> int:
+        """Begins to copy frames into rings of `octets` in all, and returns the monitor's number.
+
+        peer: from, to or by it only, unless 0. directions: bits 1 out, 2 in, 4 relayed. LocalError: there are 4
+        already, or the program isn't one."""
+    def monitor_read(self, number: int, cap: int) -> bytes:
+        """Takes whole copies, up to `cap` octets, each behind COPY_HEADER octets."""
+    def monitor_counts(self, number: int) -> tuple[int, int]:
+        """(frames copied, frames that found no room)."""
+    def monitor_close(self, number: int) -> None: ...

@@ -236,6 +236,28 @@ cdef extern from "table.h" nogil:
     wv_table *wv_table_new(uint32_t peers, uint32_t tree_links)
     wv_peer *wv_table_slot(wv_table *t, uint64_t name)
 
+cdef extern from "monitor.h" nogil:
+    enum: WV_MONITORS_MAX, WV_RING_MIN, WV_RELAYED, WV_BPF_MAX
+    struct sock_filter:
+        pass
+    struct wv_copy:
+        uint64_t time_ns, source, destination
+        uint32_t len, captured
+        uint8_t direction
+        wv_vnet vnet
+    struct wv_monitor:
+        pass
+    int wv_bpf_check(const sock_filter *program, size_t n)
+    uint32_t wv_bpf_run(const sock_filter *program, const iovec *pieces, int n, uint32_t len)
+    wv_monitor *wv_monitor_new(
+        uint64_t peer, uint8_t directions, uint32_t snap, const sock_filter *program, size_t n, int rings, size_t octets
+    )
+    void wv_monitor_destroy(wv_monitor *m)
+    int wv_monitor_put(wv_monitor *m, int ring, wv_copy *copy, const iovec *pieces, int n)
+    size_t wv_monitor_read(wv_monitor *m, uint8_t *out, size_t cap)
+    size_t wv_monitor_waiting(const wv_monitor *m)
+    void wv_monitor_counts(const wv_monitor *m, uint64_t *kept, uint64_t *dropped)
+
 cdef extern from "counters.h" nogil:
     enum: WV_C_COUNT
 
@@ -301,6 +323,8 @@ cdef extern from "engine.h" nogil:
     void wv_engine_set_table(wv_engine *e, wv_table *table)
     wv_link *wv_engine_link(wv_engine *e, uint32_t index)
     int wv_engine_next_event(wv_engine *e, wv_event *out)
+    int wv_engine_monitor_add(wv_engine *e, wv_monitor *m)
+    int wv_engine_monitor_remove(wv_engine *e, wv_monitor *m)
     void wv_engine_counters(wv_engine *e, uint64_t *out)
     uint32_t wv_now_ms()
 
@@ -320,6 +344,8 @@ EVENT_NAMES = {
 RECORD_OVERHEAD = WV_RECORD
 HAS_SECRETBOX = bool(wv_box_usable())
 DATAGRAM_OVERHEAD = WV_HEADER + WV_TAG
+COPY_HEADER = sizeof(wv_copy)
+FILTER_INSTRUCTIONS_MAX = WV_BPF_MAX
 
 cdef dict _CODES = {"aes-256-gcm": WV_CIPHER_AES_256_GCM, "chacha20-poly1305": WV_CIPHER_CHACHA20_POLY1305}
 
@@ -774,24 +800,13 @@ def segment(bytes vnet, list pieces, size_t room=WV_FRAME_MAX):
     cdef wv_segmenter segmenter
     cdef iovec *iov = NULL
     cdef uint8_t *out = NULL
-    cdef size_t i, n, count = len(pieces)
+    cdef size_t n, count = len(pieces)
     if len(vnet) != sizeof(header):
         raise WireError("a virtio_net_hdr has 10 bytes")
-    if count > 1024:
-        raise ValueError("1,024 pieces at most")
     memcpy(&header, <const char *>vnet, sizeof(header))
     frames = []
     try:
-        iov = <iovec *>calloc(count or 1, sizeof(iovec))
-        if iov == NULL:
-            raise MemoryError
-        for i in range(count):
-            piece = <bytes?>pieces[i]
-            iov[i].iov_base = malloc(len(piece) or 1)
-            if iov[i].iov_base == NULL:
-                raise MemoryError
-            iov[i].iov_len = len(piece)
-            memcpy(iov[i].iov_base, <const char *>piece, len(piece))
+        iov = copy_pieces(pieces)
         if wv_segmenter_init(&segmenter, &header, iov, <int>count) < 0:
             raise WireError("the frame isn't what its virtio header says")
         if room > segmenter.longest:
@@ -808,9 +823,8 @@ def segment(bytes vnet, list pieces, size_t room=WV_FRAME_MAX):
             raise WireError("a segment doesn't fit")
         return frames
     finally:
-        for i in range(count if iov != NULL else 0):
-            free(iov[i].iov_base)
-        free(iov)
+        if iov != NULL:
+            free_pieces(iov, count)
         free(out)
 
 
@@ -842,6 +856,133 @@ def fragment(bytes frame, size_t mtu, size_t room=WV_FRAME_MAX):
     finally:
         free(memory)
         free(out)
+
+
+cdef iovec *copy_pieces(list pieces) except NULL:
+    """Copies pieces of memory, each to an allocation of its own length; free_pieces frees them."""
+    cdef size_t i, count = len(pieces)
+    cdef iovec *iov
+    if count > 1024:
+        raise ValueError("1,024 pieces at most")
+    iov = <iovec *>calloc(count or 1, sizeof(iovec))
+    if iov == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            piece = <bytes?>pieces[i]
+            iov[i].iov_base = malloc(len(piece) or 1)
+            if iov[i].iov_base == NULL:
+                raise MemoryError
+            iov[i].iov_len = len(piece)
+            memcpy(iov[i].iov_base, <const char *>piece, len(piece))
+    except BaseException:
+        free_pieces(iov, count)
+        raise
+    return iov
+
+
+cdef void free_pieces(iovec *iov, size_t count) noexcept:
+    cdef size_t i
+    for i in range(count):
+        free(iov[i].iov_base)
+    free(iov)
+
+
+cdef size_t filter_length(bytes program) except? 0:
+    """Checks a filter's program and returns how many instructions it has."""
+    cdef size_t n = len(program) // 8
+    if not program:
+        return 0
+    if len(program) % 8 or wv_bpf_check(<const sock_filter *><const char *>program, n) < 0:
+        raise LocalError(f"the filter isn't a BPF program of at most {WV_BPF_MAX} instructions")
+    return n
+
+
+cdef wv_monitor *new_monitor(
+    uint64_t peer, object directions, object snap, bytes program, int rings, size_t octets
+) except NULL:
+    cdef size_t n = filter_length(program)
+    cdef wv_monitor *monitor
+    if not 0 < directions < 1 << (WV_RELAYED + 1):
+        raise ValueError("a bit for each direction, and no other")
+    if not 0 < snap <= WV_FRAME_MAX:
+        raise ValueError("the snap length is 1 to the longest frame's")
+    monitor = wv_monitor_new(peer, directions, snap, <const sock_filter *><const char *>program, n, rings, octets)
+    if monitor == NULL:
+        raise MemoryError
+    return monitor
+
+
+cdef bytes read_monitor(wv_monitor *monitor, size_t cap):
+    cdef size_t waiting = wv_monitor_waiting(monitor), n
+    cdef uint8_t *out
+    if waiting < cap:
+        cap = waiting
+    if not cap:
+        return b""
+    out = <uint8_t *>malloc(cap)
+    if out == NULL:
+        raise MemoryError
+    try:
+        n = wv_monitor_read(monitor, out, cap)
+        return out[:n]
+    finally:
+        free(out)
+
+
+cdef tuple monitor_counts(const wv_monitor *monitor):
+    cdef uint64_t kept, dropped
+    wv_monitor_counts(monitor, &kept, &dropped)
+    return kept, dropped
+
+
+def bpf_accepts(bytes program, list pieces, uint32_t length):
+    cdef size_t n = filter_length(program)
+    cdef iovec *iov = copy_pieces(pieces)
+    try:
+        return not n or wv_bpf_run(<const sock_filter *><const char *>program, iov, <int>len(pieces), length) != 0
+    finally:
+        free_pieces(iov, len(pieces))
+
+
+cdef class Monitor:
+    cdef wv_monitor *monitor
+    cdef int rings
+
+    def __cinit__(
+        self, size_t octets, *, int rings=1, uint64_t peer=0, directions=7, snap=WV_FRAME_MAX, bytes program=b""
+    ):
+        if not 1 <= rings <= WV_SHARDS_MAX:
+            raise ValueError(f"1 to {WV_SHARDS_MAX} rings")
+        self.rings = rings
+        self.monitor = new_monitor(peer, directions, snap, program, rings, octets)
+
+    def __dealloc__(self):
+        wv_monitor_destroy(self.monitor)
+
+    def put(
+        self, list pieces, *, int ring=0, uint64_t time_ns=0, uint8_t direction=0, uint64_t source=0,
+        uint64_t destination=0, bytes vnet=bytes(10), length=None,
+    ):
+        cdef wv_copy copy
+        cdef iovec *iov
+        if not 0 <= ring < self.rings or direction > WV_RELAYED or len(vnet) != sizeof(copy.vnet):
+            raise ValueError("no such ring or direction, or not a virtio_net_hdr")
+        memset(&copy, 0, sizeof(copy))
+        memcpy(&copy.vnet, <const char *>vnet, sizeof(copy.vnet))
+        copy.time_ns, copy.source, copy.destination, copy.direction = time_ns, source, destination, direction
+        copy.len = sum(len(piece) for piece in pieces) if length is None else length
+        iov = copy_pieces(pieces)
+        try:
+            return bool(wv_monitor_put(self.monitor, ring, &copy, iov, <int>len(pieces)))
+        finally:
+            free_pieces(iov, len(pieces))
+
+    def read(self, size_t cap):
+        return read_monitor(self.monitor, cap)
+
+    def counts(self):
+        return monitor_counts(self.monitor)
 
 
 cdef int gob_octets_of(bytes kinds, uint32_t *octets) except -1:
@@ -1007,6 +1148,7 @@ cdef tuple format_address(const wv_address *a):
 
 cdef class Engine:
     cdef wv_engine *engine
+    cdef wv_monitor *monitors[WV_MONITORS_MAX]  # ours until they are removed
 
     def __cinit__(
         self, uint64_t local_peer, list tap_fds, list udp_fds, *, int df_fd=-1,
@@ -1212,3 +1354,37 @@ cdef class Engine:
 
     def offloads(self):
         return {"gso": bool(self.engine.gso), "gro": bool(self.engine.gro), "uso": bool(self.engine.uso)}
+
+    def monitor_open(self, size_t octets, *, uint64_t peer=0, directions=7, snap=WV_FRAME_MAX, bytes program=b""):
+        cdef wv_monitor *monitor
+        cdef int number, result
+        if octets < <size_t>self.engine.shards_n * WV_RING_MIN:
+            raise ValueError("a shard's ring must have room for a frame")
+        for number in range(WV_MONITORS_MAX):
+            if self.monitors[number] == NULL:
+                break
+        else:
+            raise LocalError(f"{WV_MONITORS_MAX} captures run already; end one of them first")
+        monitor = new_monitor(peer, directions, snap, program, self.engine.shards_n, octets)
+        result = wv_engine_monitor_add(self.engine, monitor)
+        if result < 0:
+            wv_monitor_destroy(monitor)
+            raise MemoryError
+        self.monitors[number] = monitor
+        return number
+
+    cdef wv_monitor *monitor(self, int number) except NULL:
+        if not 0 <= number < WV_MONITORS_MAX or self.monitors[number] == NULL:
+            raise LocalError(f"no capture {number}")
+        return self.monitors[number]
+
+    def monitor_read(self, int number, size_t cap):
+        return read_monitor(self.monitor(number), cap)
+
+    def monitor_counts(self, int number):
+        return monitor_counts(self.monitor(number))
+
+    def monitor_close(self, int number):
+        if wv_engine_monitor_remove(self.engine, self.monitor(number)) < 0:
+            raise MemoryError
+        self.monitors[number] = NULL

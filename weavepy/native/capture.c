@@ -23,8 +23,15 @@ static void send_frame(struct wv_shard *s, struct wv_link *link, uint64_t destin
     wv_forward_super(s, &way, vnet, frame, len);
 }
 
+/* Shows one frame that leaves, towards a peer or 0, all. */
+static void show(struct wv_shard *s, uint64_t destination, const struct wv_vnet *vnet, uint8_t *frame, size_t len) {
+    wv_monitor_frame(s, WV_OUT, s->engine->self, destination, vnet, &(struct iovec){frame, len}, 1, len);
+}
+
 static void flood(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *frame, size_t len, uint8_t quick) {
     const struct wv_peer *self = wv_table_peer(s->table, s->engine->self);
+    if (wv_monitored(s) && self && self->tree_len)
+        show(s, 0, vnet, frame, len);
     for (uint32_t i = 0; self && i < self->tree_len; i++) {
         struct wv_link *link = s->table->tree_links[self->tree + i];
         if (link)
@@ -57,10 +64,13 @@ static void captured(struct wv_shard *s, const struct wv_vnet *vnet, uint8_t *fr
         flood(s, vnet, frame, len, quick);
     } else {
         const struct wv_peer *p = wv_table_peer(s->table, peer);
-        if (p && p->next)
-            send_frame(s, p->next, peer, vnet, frame, len, quick, 0);
-        else
+        if (!p || !p->next) {
             WV_COUNT(s, drop_no_route);
+            return;
+        }
+        if (wv_monitored(s))
+            show(s, peer, vnet, frame, len);
+        send_frame(s, p->next, peer, vnet, frame, len, quick, 0);
     }
 }
 

@@ -23,6 +23,7 @@ static void destroy_link(void *p) { wv_link_destroy(p); }
 static void destroy_tx(void *p) { wv_tx_key_destroy(p); }
 static void destroy_rx(void *p) { wv_rx_key_destroy(p); }
 static void destroy_sleeve(void *p) { wv_sleeve_destroy(p); }
+static void destroy_monitor(void *p) { wv_monitor_destroy(p); }
 
 static void reclaim(struct wv_engine *e) {
     uint64_t oldest = UINT64_MAX;
@@ -143,6 +144,10 @@ void wv_engine_destroy(struct wv_engine *e) {
         wv_shard_free(e->shards[i]);
     free(atomic_load(&e->table));
     free(atomic_load(&e->names));
+    struct wv_monitors *monitors = atomic_load(&e->monitors);
+    for (int i = 0; monitors && i < monitors->n; i++)
+        wv_monitor_destroy(monitors->at[i]);
+    free(monitors);
     wv_mactable_free(&e->macs);
     if (e->event_fd >= 0)
         close(e->event_fd);
@@ -332,6 +337,38 @@ int wv_engine_command(struct wv_engine *e, const struct wv_command *command) {
 
 void wv_engine_set_table(struct wv_engine *e, struct wv_table *table) {
     retire(e, free, atomic_exchange(&e->table, table));
+}
+
+/* Those that watch now, without `less` and with `more` if that isn't NULL. */
+static int set_monitors(struct wv_engine *e, const struct wv_monitor *less, struct wv_monitor *more) {
+    struct wv_monitors *old = atomic_load(&e->monitors), *made = calloc(1, sizeof *made);
+    if (!made)
+        return -2;
+    for (int i = 0; old && i < old->n; i++)
+        if (old->at[i] != less)
+            made->at[made->n++] = old->at[i];
+    if (more && made->n == WV_MONITORS_MAX) {
+        free(made);
+        return -1;
+    }
+    if (more)
+        made->at[made->n++] = more;
+    if (!made->n) {
+        free(made);
+        made = NULL;
+    }
+    atomic_store(&e->monitors, made);
+    retire(e, free, old);
+    return 0;
+}
+
+int wv_engine_monitor_add(struct wv_engine *e, struct wv_monitor *m) { return set_monitors(e, NULL, m); }
+
+int wv_engine_monitor_remove(struct wv_engine *e, struct wv_monitor *m) {
+    int result = set_monitors(e, m, NULL);
+    if (result == 0)
+        retire(e, destroy_monitor, m);
+    return result;
 }
 
 int wv_engine_next_event(struct wv_engine *e, struct wv_event *out) {

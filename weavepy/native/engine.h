@@ -10,6 +10,7 @@
 
 #include "counters.h"
 #include "mactable.h"
+#include "monitor.h"
 #include "table.h"
 
 enum wv_event_kind {
@@ -60,6 +61,7 @@ struct wv_engine {
     _Atomic(struct wv_table *) table;
     _Atomic(struct wv_link *) slots[WV_SLOTS];
     _Atomic(struct wv_names *) names; /* of those with a sleeve */
+    _Atomic(struct wv_monitors *) monitors; /* NULL: nobody watches */
     struct wv_mactable macs;
 
     _Atomic uint64_t generation;
@@ -107,6 +109,9 @@ int wv_engine_link_by_sleeve(struct wv_engine *e, uint32_t index, int by_sleeve)
 void wv_engine_set_table(struct wv_engine *e, struct wv_table *table);
 struct wv_link *wv_engine_link(struct wv_engine *e, uint32_t index); /* or NULL */
 int wv_engine_next_event(struct wv_engine *e, struct wv_event *out); /* 1, 0 none */
+/* 0, -1 there are enough, -2 no memory. */
+int wv_engine_monitor_add(struct wv_engine *e, struct wv_monitor *m);
+int wv_engine_monitor_remove(struct wv_engine *e, struct wv_monitor *m); /* frees it when no shard can write to it */
 void wv_engine_counters(struct wv_engine *e, uint64_t out[WV_C_COUNT]);
 
 uint32_t wv_now_ms(void);

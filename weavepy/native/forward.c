@@ -28,13 +28,15 @@ void wv_tell_sender(struct wv_shard *s, const struct wv_way *way, const uint8_t 
     WV_COUNT(s, told_too_big);
     if (!way->source || way->source == s->engine->self) {
         struct iovec iov[2] = {{&plain, sizeof plain}, {answer, n}};
-        wv_deliver(s, iov, 2, n);
+        wv_deliver(s, way->source ? way->destination : way->link->peer, iov, 2, n);
         return;
     }
     const struct wv_peer *sender = wv_table_peer(s->table, way->source);
     if (sender && sender->next) {
         struct wv_way back = {.link = sender->next, .source = way->destination, .destination = way->source, .hops = WV_HOPS,
                               .quick = 1};
+        if (wv_monitored(s))
+            wv_monitor_frame(s, WV_RELAYED, back.source, back.destination, &plain, &(struct iovec){answer, n}, 1, n);
         wv_forward_frame(s, &back, &plain, answer, n); /* nobody is told that an answer is too big */
     }
 }

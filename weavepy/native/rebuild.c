@@ -79,6 +79,7 @@ void wv_rebuild_add(struct wv_rebuild *b, const struct wv_slice *s, const struct
 
 void wv_rebuild_frame(struct wv_rebuild *b, const struct wv_record *r) {
     wv_rebuild_flush(b);
+    b->source = r->source;
     struct wv_vnet vnet = {0};
     if (r->has_csum) {
         vnet.flags = WV_VNET_NEEDS_CSUM;

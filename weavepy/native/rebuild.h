@@ -23,7 +23,7 @@ struct wv_rebuild {
 
     int open;
     uint64_t lane; /* identity of link and lane: slices of different lanes never mix */
-    uint64_t source;
+    uint64_t source; /* of the run, or of the frame that is delivered */
     uint32_t first, next; /* payload octets of the super-frame that the run covers */
     struct wv_slice slice;
     struct wv_headers headers;

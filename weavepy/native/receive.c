@@ -5,14 +5,25 @@
 
 #include "shard.h"
 
-void wv_deliver(void *context, struct iovec *iov, int n, size_t frame_len) {
-    struct wv_shard *s = context;
+void wv_deliver(struct wv_shard *s, uint64_t source, struct iovec *iov, int n, size_t frame_len) {
+    if (wv_monitored(s))
+        wv_monitor_frame(s, WV_IN, source, s->engine->self, iov[0].iov_base, iov + 1, n - 1, frame_len);
     if (writev(s->tap_fd, iov, n) < 0) {
         WV_COUNT(s, drop_tap_write);
         return;
     }
     WV_COUNT(s, tap_written);
     wv_count_n(s, WV_C_tap_written_bytes, frame_len);
+}
+
+void wv_deliver_rebuilt(void *context, struct iovec *iov, int n, size_t frame_len) {
+    struct wv_shard *s = context;
+    wv_deliver(s, s->rebuild.source, iov, n, frame_len);
+}
+
+void wv_deliver_merged(void *context, struct iovec *iov, int n, size_t frame_len) {
+    struct wv_shard *s = context;
+    wv_deliver(s, s->merge.first.source, iov, n, frame_len);
 }
 
 /* Sends a record on to `destination` by `link`. */
@@ -25,6 +36,8 @@ static void relay(struct wv_shard *s, struct wv_link *link, const struct wv_reco
     struct wv_way way = {.link = link, .source = source, .destination = destination, .hops = r->hops - 1, .quick = lane & 1,
                          .flooded = flooded};
     WV_COUNT(s, relayed);
+    if (wv_monitored(s) && !flooded)
+        wv_monitor_record(s, r, source, destination);
     wv_forward_record(s, &way, r);
 }
 
@@ -57,6 +70,8 @@ static int admit(struct wv_shard *s, const struct wv_record *r, uint8_t lane, co
     }
     const struct wv_peer *p = wv_table_peer(s->table, source);
     if (p && p->tree_len && (to & group || wv_mac_lookup(&s->engine->macs, to) != 0)) {
+        if (wv_monitored(s) && r->hops)
+            wv_monitor_record(s, r, source, 0);
         for (uint32_t i = 0; i < p->tree_len; i++) {
             struct wv_link *link = s->table->tree_links[p->tree + i];
             if (link)
@@ -113,12 +128,12 @@ static int probe(struct wv_shard *s, struct wv_link *link, const struct wv_recor
 }
 
 /* Returns 0 when the record breaks a rule; then the rest of its datagram is dropped. */
-int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r,
+int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, struct wv_record *r,
                       const struct wv_address *from) {
     struct wv_slice slice;
     struct wv_headers headers;
     const uint8_t *ethernet = r->body;
-    uint64_t source = r->has_path ? r->source : link->peer;
+    uint64_t source = r->source = r->has_path ? r->source : link->peer;
 
     if (r->kind == WV_KIND_HEARTBEAT)
         return heartbeat(s, link, r, from);

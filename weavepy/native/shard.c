@@ -40,10 +40,10 @@ struct wv_shard *wv_shard_new(struct wv_engine *e, int number, int tap_fd, int u
     s->arena = malloc(WV_ARENA);
     s->rx = malloc(sizeof *s->rx);
     s->rx_quick = malloc(sizeof *s->rx_quick);
-    s->rebuild.sink = wv_deliver;
+    s->rebuild.sink = wv_deliver_rebuilt;
     s->rebuild.context = s;
     s->rebuild.uso = e->uso;
-    s->merge = (struct wv_merge){.sink = wv_deliver, .context = s, .on = e->gro, .uso = e->uso};
+    s->merge = (struct wv_merge){.sink = wv_deliver_merged, .context = s, .on = e->gro, .uso = e->uso};
     atomic_store(&s->seen, UINT64_MAX);
     struct epoll_event tap = {.events = EPOLLIN, .data.fd = tap_fd}, udp = {.events = EPOLLIN, .data.fd = udp_fd},
                        quick = {.events = EPOLLIN, .data.fd = quick_fd},
@@ -171,6 +171,7 @@ static void run_commands(struct wv_shard *s) {
 static void take_tables(struct wv_shard *s) {
     atomic_store(&s->seen, atomic_load(&s->engine->generation));
     s->table = atomic_load(&s->engine->table);
+    s->monitors = atomic_load(&s->engine->monitors);
     s->now_ms = wv_now_ms();
 }
 

@@ -12,6 +12,7 @@
 #include "backlog.h"
 #include "engine.h"
 #include "merge.h"
+#include "monitor.h"
 #include "parts.h"
 #include "rebuild.h"
 #include "slice.h"
@@ -66,7 +67,8 @@ struct wv_shard {
     pthread_t thread;
     _Atomic uint64_t seen; /* generation whose pointers this shard may hold; UINT64_MAX while it sleeps */
     uint32_t now_ms, superframe;
-    const struct wv_table *table; /* for one burst */
+    const struct wv_table *table; /* for one burst, */
+    const struct wv_monitors *monitors; /* as these are; NULL: nobody watches */
     _Atomic uint64_t counters[WV_C_COUNT]; /* one writer */
 
     struct wv_backlog backlog;
@@ -105,6 +107,9 @@ static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n)
 }
 #define WV_COUNT(s, name) wv_count_n(s, WV_C_##name, 1)
 
+/* Whether frames are to be shown to somebody. All that it costs while they aren't. */
+static inline int wv_monitored(const struct wv_shard *s) { return __builtin_expect(s->monitors != NULL, 0); }
+
 int wv_post_event(struct wv_shard *s, const struct wv_event *event); /* 0: no room, and counted */
 
 /* outbox.c: sealing and sending */
@@ -142,8 +147,9 @@ void wv_carry_pieces(struct wv_shard *s, const struct wv_way *way, const struct 
 void wv_carry_special(struct wv_shard *s, const struct wv_command *c);
 /* A packet from a peer by sleeve; its first octets were found to be that peer's name. */
 void wv_carry_receive(struct wv_shard *s, struct wv_link *link, uint8_t *packet, size_t len, const struct wv_address *from);
-/* receive.c: a frame's record from `link`, checked and taken or sent on. Returns 0 when it breaks a rule. */
-int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, const struct wv_record *r, const struct wv_address *from);
+/* receive.c: a frame's record from `link`, checked and taken or sent on. Returns 0 when it breaks a rule. Without a path its
+ * source becomes the link's peer. */
+int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, struct wv_record *r, const struct wv_address *from);
 
 /* capture.c: TAP to links */
 void wv_capture_burst(struct wv_shard *s);
@@ -151,6 +157,8 @@ void wv_capture_burst(struct wv_shard *s);
 /* receive.c: links to TAP */
 void wv_receive_init(struct wv_rx *rx);
 void wv_receive_burst(struct wv_shard *s, int bulk); /* bulk: its socket is readable too */
-void wv_deliver(void *shard, struct iovec *iov, int n, size_t frame_len); /* a wv_frame_sink */
+void wv_deliver(struct wv_shard *s, uint64_t source, struct iovec *iov, int n, size_t frame_len);
+void wv_deliver_rebuilt(void *shard, struct iovec *iov, int n, size_t frame_len); /* wv_frame_sinks */
+void wv_deliver_merged(void *shard, struct iovec *iov, int n, size_t frame_len);
 
 #endif
