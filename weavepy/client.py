@@ -7,8 +7,10 @@ error of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from weavepy.errors import LocalError
@@ -16,6 +18,8 @@ from weavepy.errors import LocalError
 SOCKET_NAME = "weavepy.sock"
 TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 256 * 1024 * 1024  # a report of thousands of peers
+HEAD_BYTES_MAX = 64 * 1024  # of a stream, and of a refusal
+STREAM_BYTES = 256 * 1024  # taken at once
 
 
 class RouterNotRunningError(LocalError):
@@ -49,14 +53,40 @@ class Client:
         body = json.dumps(value).encode()
         return json.loads(self._request("POST", path, body, self._timeout_s + wait_s)[0])
 
+    def stream(self, path: str, value: object) -> Stream:
+        """Sends a JSON value; the answer is read as it is made."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._explained(self._timeout_s):
+                sock.settimeout(self._timeout_s)
+                sock.connect(self.path)
+                sock.sendall(_request("POST", path, json.dumps(value).encode()))
+                answer = bytearray()
+                while b"\r\n\r\n" not in answer and len(answer) < HEAD_BYTES_MAX:
+                    if not (piece := sock.recv(4096)):
+                        break
+                    answer += piece
+                if answer.split(b"\r\n")[0].split(b" ")[1:2] != [b"200"]:  # the reason comes behind it
+                    while len(answer) < HEAD_BYTES_MAX and (piece := sock.recv(4096)):
+                        answer += piece
+            body, headers = _parse(answer)
+        except BaseException:
+            sock.close()
+            raise
+        return Stream(sock, body, headers)
+
     def _request(
         self, method: str, path: str, body: bytes | None, timeout_s: float
     ) -> tuple[bytes, dict[str, str]]:
-        head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
-        if body is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        with self._explained(timeout_s):
+            answer = self._exchange(_request(method, path, body), timeout_s)
+        return _parse(answer)
+
+    @contextlib.contextmanager
+    def _explained(self, timeout_s: float) -> Iterator[None]:
+        """Turns what goes wrong with the socket into what it means."""
         try:
-            answer = self._exchange(f"{head}\r\n".encode() + (body or b""), timeout_s)
+            yield
         except (FileNotFoundError, ConnectionRefusedError):
             raise RouterNotRunningError(
                 f"the router is not running (nobody listens on {self.path}); start it with `weavepy launch`"
@@ -71,7 +101,6 @@ class Client:
             ) from None
         except OSError as error:
             raise LocalError(f"talking to the router failed: {error.strerror or error}") from None
-        return _parse(answer)
 
     def _exchange(self, request: bytes, timeout_s: float) -> bytearray:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -84,6 +113,38 @@ class Client:
                 if len(answer) > ANSWER_BYTES_MAX:
                     raise OSError("the answer is too long")
         return answer
+
+
+class Stream:
+    """An answer that goes on until one of the two ends it."""
+
+    def __init__(self, sock: socket.socket, first: bytes, headers: dict[str, str]) -> None:
+        self._sock = sock
+        self._first = first
+        self.headers = headers
+
+    def recv(self, timeout_s: float) -> bytes | None:
+        """Returns the next octets, none at its end; None if there are none for so long."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        self._sock.settimeout(timeout_s)
+        try:
+            return self._sock.recv(STREAM_BYTES)
+        except TimeoutError:
+            return None
+        except OSError:  # reset: ended too
+            return b""
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _request(method: str, path: str, body: bytes | None) -> bytes:
+    head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}\r\n".encode() + (body or b"")
 
 
 def _parse(answer: bytearray) -> tuple[bytes, dict[str, str]]:

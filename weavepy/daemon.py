@@ -298,6 +298,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
                 task.cancel()
             await asyncio.gather(replay, join, return_exceptions=True)
         finally:
+            operator.end_captures()
             targets.stop()
             await shell.stop()
             await api.close()

@@ -124,3 +124,6 @@ READY_TIMEOUT_S: Final = 10.0
 CONNECT_WAIT_S: Final = 10.0
 HTTP_BODY_BYTES_MAX: Final = 64 * 1024
 HTTP_TIMEOUT_S: Final = 5.0
+CAPTURE_RING_BYTES: Final = 8 * 1024 * 1024  # of each capture: 13 ms of 5 Gb/s
+CAPTURE_READ_BYTES: Final = 256 * 1024  # handed on in one turn of the event loop, 0.2 ms
+CAPTURE_POLL_S: Final = 0.01  # between looks at an empty ring, while a capture is on: it isn't full by then

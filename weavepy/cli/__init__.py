@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "weavepy.cli.show",
     "report": "weavepy.cli.show",
     "doctor": "weavepy.cli.doctor",
+    "capture": "weavepy.cli.capture",
     "attach": "weavepy.cli.containers",
     "detach": "weavepy.cli.containers",
     "stop": "weavepy.cli.ending",

@@ -8,6 +8,7 @@ libpcap's words.
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import Any
 
 from weavepy.cli import CommandError
@@ -17,6 +18,8 @@ _NAMES = ("libpcap.so.0.8", "libpcap.so.1", "libpcap.so")  # Debian's, and other
 _ETHERNET = 1  # DLT_EN10MB
 _SNAPLEN = 262144
 _NETMASK_UNKNOWN = 0xFFFFFFFF
+_INSTRUCTION = struct.Struct("=HBBI")
+_OF_AN_INTERFACE = 0xFFFFF000  # offsets from here on ask Linux about a packet, not the packet
 
 
 class _Program(ctypes.Structure):
@@ -41,11 +44,21 @@ def compile_filter(text: str) -> bytes:
             reason = library.pcap_geterr(handle).decode(errors="replace")
             raise UsageError(f"the filter {text!r} is wrong: {reason}")
         try:
-            return ctypes.string_at(program.instructions or 0, 8 * program.length)
+            return _checked(ctypes.string_at(program.instructions or 0, 8 * program.length))
         finally:
             library.pcap_freecode(ctypes.byref(program))
     finally:
         library.pcap_close(handle)
+
+
+def _checked(program: bytes) -> bytes:
+    loads = (0x20, 0x28, 0x30)  # of a word, a half word, an octet
+    if any(code in loads and k >= _OF_AN_INTERFACE for code, _, _, k in _INSTRUCTION.iter_unpack(program)):
+        raise UsageError(
+            "the filter asks what only an interface knows (inbound, outbound, ifindex); "
+            "--direction and --peer say which way frames go"
+        )
+    return program
 
 
 def _load() -> Any:

@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.runtime import status
 from weavepy.runtime.addresses import plain_host
+from weavepy.runtime.captures import DIRECTIONS, Capture
 from weavepy.runtime.control import reason_of
 
 log = logging.getLogger("weavepy.api")
@@ -35,6 +37,7 @@ GROUP = "weavepy"
 WAIT_MAX_S = 60.0
 PEERS_MAX = 256  # in one request
 CIDRS_MAX = 64
+SNAPLEN_MAX = 65557  # the longest frame: an IP packet, Ethernet, two VLAN tags
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,6 +52,8 @@ class Control(Protocol):
     async def forget(self, peers: Sequence[str]) -> None: ...
     async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
+    def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture: ...
+    def end_capture(self, capture: Capture) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -80,6 +85,8 @@ class Api:
                 web.post("/detach", self._detach),
                 web.post("/stop", self._stop),
             ]
+        if sock.family == socket.AF_UNIX:
+            routes.append(web.post("/capture", self._capture))
         app.add_routes(routes)
         runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=limits.HTTP_TIMEOUT_S, shutdown_timeout=1.0
@@ -139,6 +146,41 @@ class Api:
         body = await _body(request, {"target", "cidrs"})
         cidrs = _texts(body, "cidrs", CIDRS_MAX, at_least=0)
         return _json(await self._control.detach(_one_text(body, "target"), cidrs))
+
+    async def _capture(self, request: web.Request) -> web.StreamResponse:
+        # What the containers say to each other, in clear: for nobody but root, on the unix socket only.
+        if _user_of(request) not in (0, os.geteuid()):
+            raise LocalError("only root may capture frames; run it with sudo")
+        body = await _body(request, {"peer", "direction", "snaplen", "filter"})
+        peer, direction, snaplen = (
+            body.get("peer", ""),
+            body.get("direction", ""),
+            body.get("snaplen", SNAPLEN_MAX),
+        )
+        if not isinstance(peer, str):
+            raise LocalError('"peer" must be a text')
+        if not isinstance(direction, str) or direction not in DIRECTIONS:
+            raise LocalError(f'"direction" must be one of {", ".join(filter(None, DIRECTIONS))}, or empty')
+        if type(snaplen) is not int or not 1 <= snaplen <= SNAPLEN_MAX:
+            raise LocalError(f'"snaplen" must be a number from 1 to {SNAPLEN_MAX}')
+        program = _program(body)
+        capture = self._control.capture(peer=peer, direction=direction, snaplen=snaplen, program=program)
+        try:
+            response = web.StreamResponse(headers={"X-Weavepy-Capture": str(capture.number)})
+            response.content_type = "application/octet-stream"
+            await response.prepare(request)
+            async with contextlib.aclosing(capture.chunks()) as chunks:
+                async for chunk in chunks:
+                    if request.transport is None or request.transport.is_closing():
+                        break
+                    if chunk:
+                        await response.write(chunk)
+            await response.write_eof()
+        except ConnectionResetError:
+            pass  # whoever watched has seen enough
+        finally:
+            self._control.end_capture(capture)
+        return response
 
     async def _stop(self, request: web.Request) -> web.Response:
         await _body(request, set())
@@ -240,6 +282,24 @@ async def _body(request: web.Request, known: set[str]) -> Mapping[str, object]:
             f"unknown key {min(unknown)!r}; this request takes {', '.join(sorted(known)) or 'none'}"
         )
     return body
+
+
+def _user_of(request: web.Request) -> int:
+    """Returns the user id of whoever is at the other end of the unix socket."""
+    assert request.transport is not None
+    sock = request.transport.get_extra_info("socket")
+    size = struct.calcsize("3i")
+    _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(uid)
+
+
+def _program(body: Mapping[str, object]) -> bytes:
+    """Returns the filter's BPF program, which comes as hexadecimal digits; the engine checks it."""
+    value = body.get("filter", "")
+    try:
+        return bytes.fromhex(value if isinstance(value, str) else "no")
+    except ValueError:
+        raise LocalError('"filter" must be a BPF program in hexadecimal digits') from None
 
 
 def _one_text(body: Mapping[str, object], key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from weavepy import __version__
 from weavepy.errors import LocalError
 from weavepy.runtime.attachments import Attachments
+from weavepy.runtime.captures import Capture, Captures, find_peer
 from weavepy.runtime.dataplane import DataPlane
 from weavepy.runtime.shell import RouterLike, Shell
 from weavepy.runtime.status import advise, is_ourselves
@@ -56,6 +57,7 @@ class Operator:
         self._tap_offloads = tap_offloads
         self._ciphers = dict(ciphers)
         self._request_stop = request_stop
+        self._captures = Captures(data_plane.engine)
 
     def report(self) -> dict[str, Any]:
         """Everything there is to know, under Weave Net 2.8.1's key names where it had them."""
@@ -77,6 +79,7 @@ class Operator:
                 {"Target": a.target, "Cidrs": list(a.cidrs), "Interface": a.interface, "Mac": a.mac.hex(":")}
                 for a in self._attachments.present.values()
             ],
+            "Captures": self._captures.report(),
         }
 
     def _macs(self, router: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -144,6 +147,22 @@ class Operator:
 
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
         return {"target": target, "removed": await self._attachments.detach(target, cidrs)}
+
+    def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture:
+        """Begins to show frames; `peer` and `direction` may be empty, which means any."""
+        number = 0
+        if peer:
+            router = self._router.report(self._shell.clock())
+            peers: Any = router["Peers"]
+            number = find_peer(peer, peers or (), str(router["Name"]))
+        return self._captures.open(peer=number, direction=direction, snaplen=snaplen, program=program)
+
+    def end_capture(self, capture: Capture) -> None:
+        self._captures.close(capture)
+
+    def end_captures(self) -> None:
+        """Lets all captures come to their end, because the router stops."""
+        self._captures.end()
 
     def stop(self) -> None:
         self._request_stop()

@@ -75,6 +75,9 @@ ENGINE = SimpleNamespace(
     counters=lambda: {"drop_tag": 3, "tap_frames": 7},
     offloads=lambda: {"gso": True},
     link_counters=lambda index: {"index": index},
+    monitor_open=lambda _octets, **wish: wish["peer"],
+    monitor_counts=lambda monitor: (monitor, 5),
+    monitor_close=lambda _monitor: None,
 )
 
 
@@ -119,6 +122,26 @@ def test_the_report_is_one_picture() -> None:
     assert router["CaptureStats"] == {"PacketsReceived": 7}
     assert report["Attachments"][0]["Cidrs"] == ["10.0.0.1/24"]
     assert report["Shell"] == {"Sockets": 2, "Counters": {"slow_peers": 1}}
+    assert report["Captures"] == []
+
+
+def test_a_capture_is_of_a_peer_or_of_all_and_in_the_report() -> None:
+    value = operator()[0]
+    wish: dict[str, Any] = {"direction": "", "snaplen": 100, "program": b""}
+    first = value.capture(peer="", **wish)
+    second = value.capture(peer="two", **wish)
+    assert value.report()["Captures"] == [
+        {"Number": 1, "Captured": 0, "Dropped": 5},
+        {"Number": 2, "Captured": 0x020000000002, "Dropped": 5},
+    ]
+    with pytest.raises(LocalError, match="no peer 'three'"):
+        value.capture(peer="three", **wish)
+    with pytest.raises(LocalError, match="this host itself"):
+        value.capture(peer="one", **wish)
+    value.end_captures()
+    assert (first.ending, second.ending) == (True, True)
+    value.end_capture(first)
+    assert [entry["Number"] for entry in value.report()["Captures"]] == [2]
 
 
 def test_each_peers_fate_in_the_order_asked() -> None:
