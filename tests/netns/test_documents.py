@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from weavepy.lab.hosts import Host, Lab
+from weavepy.lab.spaces import Space
 from weavepy.lab.traffic import ping
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,19 +69,34 @@ def test_make_targets_exist() -> None:
 
 
 def test_operating(lab: Lab, place: Path) -> None:
-    web = lab.add_container("web")
+    web, db = lab.add_container("web"), lab.add_container("db")
     names = {"host2": lab.hosts[1].address, "web": web.name}
     first, second = lab.hosts
     lines = commands("docs/operating.md")
     assert sum(line.startswith("weavepy ") for line in lines) >= 15
     for line in lines:
-        done = run(first, line, names, place)
+        if line.startswith("weavepy capture"):
+            done = run_beside_ping(lab, web, db, line, place)
+        else:
+            done = run(first, line, names, place)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         if line.startswith("weavepy launch --password-file"):
-            assert run(second, line, names, place).returncode == 0
+            assert run(second, line.replace("host1", "host2"), names, place).returncode == 0
+        elif line.startswith("tcpdump -nn -r"):
+            assert "ICMP echo" in done.stdout
     assert not first.state_dir.exists() or not any(first.state_dir.iterdir())
     run(second, "weavepy reset", names, place)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def run_beside_ping(
+    lab: Lab, web: Space, db: Space, line: str, place: Path
+) -> subprocess.CompletedProcess[str]:
+    """Runs a line on the first host while its container pings the second's; host2 is a nickname in it."""
+    for number, (host, container) in enumerate(zip(lab.hosts, (web, db), strict=True), start=1):
+        run(host, f"weavepy attach 10.32.1.{number}/24 {container.target}", {}, place)
+    with web.running(["ping", "-i", "0.2", "10.32.1.2"], "bytes from"):
+        return run(lab.hosts[0], line, {}, place)
 
 
 @pytest.mark.parametrize(
