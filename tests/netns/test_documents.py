@@ -81,7 +81,7 @@ def test_operating(lab: Lab, place: Path) -> None:
             done = run(first, line, names, place)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         if line.startswith("weavepy launch --password-file"):
-            assert run(second, line.replace("host1", "host2"), names, place).returncode == 0
+            assert run(second, line.replace("host1", "host2"), {}, place).returncode == 0
         elif line.startswith("tcpdump -nn -r"):
             assert "ICMP echo" in done.stdout
     assert not first.state_dir.exists() or not any(first.state_dir.iterdir())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +20,8 @@ from weavepy.errors import LocalError, WireError
 from weavepy.runtime.dataplane import EngineLike
 from weavepy.runtime.status import visible
 from weavepy.wire.peername import parse_peer_name
+
+log = logging.getLogger("weavepy.captures")
 
 DIRECTIONS: Final = {"": 7, "out": 1, "in": 2, "relayed": 4}  # bits of `Engine.monitor_open`
 COUNTS: Final = 255
@@ -80,12 +83,17 @@ class Captures:
         )
         capture = Capture(self._engine, next(self._numbers), monitor)
         self._open.append(capture)
+        log.info(
+            "capture %d of frames begins", capture.number
+        )  # somebody sees them in clear: that is on record
         return capture
 
     def close(self, capture: Capture) -> None:
         """Ends one capture."""
         if capture in self._open:
             self._open.remove(capture)
+            counts = capture.report()
+            log.info("capture %(Number)d ends: %(Captured)d frames captured, %(Dropped)d dropped", counts)
         capture.close()
 
     def end(self) -> None:

@@ -71,7 +71,9 @@ def counts(captured: int, dropped: int) -> bytes:
 # ---- by itself
 
 
-def test_each_piece_ends_with_the_counts_so_far() -> None:
+def test_each_piece_ends_with_the_counts_so_far(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "weavepy.captures")
+
     async def scenario() -> None:
         engine, captures = make()
         capture = begin(captures)
@@ -85,6 +87,10 @@ def test_each_piece_ends_with_the_counts_so_far() -> None:
         assert engine.data == {}
 
     asyncio.run(scenario())
+    assert [record.getMessage() for record in caplog.records] == [
+        "capture 1 of frames begins",
+        "capture 1 ends: 2 frames captured, 1 dropped",
+    ]
 
 
 def test_what_waits_at_the_end_is_handed_over() -> None:
