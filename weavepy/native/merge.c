@@ -53,7 +53,7 @@ static int continues(const struct wv_run *m, const struct wv_record *r, const st
     const uint8_t *a = m->header, *b = r->body;
     size_t n = r->len - h->end;
     if (m->closed || m->n == 2 + WV_MERGE_FRAMES || h->end != m->headers.end || h->version != m->headers.version ||
-        h->protocol != m->headers.protocol || r->has_csum != m->first.has_csum || n > m->step ||
+        h->protocol != m->headers.protocol || r->has_csum != m->first.has_csum || r->source != m->first.source || n > m->step ||
         h->end - 14u + m->total + n > WV_IP_MAX)
         return 0;
     if (h->version == 4) {
@@ -90,9 +90,10 @@ static void append(struct wv_run *m, const struct wv_record *r, const struct wv_
     m->total += (uint32_t)n;
 }
 
-static void deliver(const struct wv_merge *all, struct wv_run *m) {
+static void deliver(struct wv_merge *all, struct wv_run *m) {
     const struct wv_headers *h = &m->headers;
     struct wv_vnet vnet = {0};
+    all->source = m->first.source;
     m->iov[0] = (struct iovec){&vnet, sizeof vnet};
     if (m->n == 3) {
         if (m->first.has_csum)

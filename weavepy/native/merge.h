@@ -26,6 +26,7 @@ struct wv_merge {
     wv_frame_sink sink;
     void *context;
     int on, uso;                  /* at all; UDP too */
+    uint64_t source;              /* peer that sent the run which the sink is given */
     int opened;                   /* runs since the last flush, each with its flow's hash */
     uint32_t flow[WV_MERGE_RUNS];
     struct wv_run runs[WV_MERGE_RUNS];

@@ -23,7 +23,7 @@ void wv_deliver_rebuilt(void *context, struct iovec *iov, int n, size_t frame_le
 
 void wv_deliver_merged(void *context, struct iovec *iov, int n, size_t frame_len) {
     struct wv_shard *s = context;
-    wv_deliver(s, s->merge.first.source, iov, n, frame_len);
+    wv_deliver(s, s->merge.source, iov, n, frame_len);
 }
 
 /* Sends a record on to `destination` by `link`. */
