@@ -19,7 +19,7 @@ from weavepy.events import Entropy, PeerName
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.surrogate import Surrogates
 from weavepy.mesh.topology import NO_PEER
-from weavepy.wire.messages import Broadcast, Gossip, Message, Unicast
+from weavepy.wire.messages import TOPOLOGY_CHANNEL, Broadcast, Gossip, Message, Unicast
 
 SPACING_S = 0.05  # nobody needs news more often; each round sums up what came in since the last
 
@@ -131,6 +131,8 @@ class Gossiper:
                     self.publish(name, news, without=neighbour)
             case Unicast(name, source, destination, payload) if destination == self._own:
                 self._channel(name).handle_unicast_untrusted(source, payload, now)
+            case Unicast(channel=name) if name == TOPOLOGY_CHANNEL:
+                pass  # whoever got it from us would end our connection, and not that of who sent it
             case Unicast(destination=destination):
                 # While views differ, two routers may each think the other is nearer; this keeps it from
                 # bouncing.

@@ -13,10 +13,11 @@ from weavepy import limits
 from weavepy.errors import RemoteProtocolError
 from weavepy.events import PeerName
 from weavepy.mesh.topology import Topology
+from weavepy.wire.messages import TOPOLOGY_CHANNEL
 from weavepy.wire.topology import EncodedRecord, PeerRecord, encode_record, join_records
 from weavepy.wire.topologynews import Scanner, decode_news_untrusted
 
-CHANNEL = "topology"
+CHANNEL = TOPOLOGY_CHANNEL
 
 
 class RecordCache:

@@ -16,6 +16,7 @@ from weavepy.wire.gobwriter import Basic, GobWriter, Map
 from weavepy.wire.peername import format_peer_name, parse_peer_name, real_peer_name
 
 SHORT_ID_BITS: Final = 12
+_LAST_OVERLAY: Final = "sleeve"
 _SCHEMA: Final = Map(Basic.STRING, Basic.STRING)
 _DECIMAL: Final = re.compile(r"[0-9]{1,20}")
 _TRUE: Final = frozenset(("1", "t", "T", "TRUE", "true", "True"))
@@ -37,7 +38,11 @@ class Features:
 
 
 def encode_features(features: Features) -> bytes:
-    """Encodes a map of strings as Go's gob; raises ValueError for what a receiver would refuse."""
+    """Encodes a map of strings as Go's gob; raises ValueError for what a receiver would refuse or misunderstand."""
+    if features.overlays is not None and _LAST_OVERLAY in features.overlays[:-1]:
+        raise ValueError(
+            f"overlays are listed in one order by everybody, {_LAST_OVERLAY} last: each end counts by its own"
+        )
     texts = {
         "PeerNameFlavour": "mac",
         "Name": format_peer_name(features.name),

@@ -1,8 +1,9 @@
 """The messages of a control connection, after the framing and the box are off: a tag and its payload.
 
 Rules of this file. What is unknown is no error: it decodes as `Unknown` and is to be ignored, as Weave Net
-2.8.1 does. What would crash or hang a Weave Net 2.8.1 router is neither built nor passed on: encoding it is a
-ValueError, and it decodes as `Unknown`, so that a relay has nothing to relay.
+2.8.1 does. A message that would crash, hang or disconnect a Weave Net 2.8.1 router is neither built nor passed on:
+encoding it is a ValueError, and where one crashes or hangs whoever reads it, it decodes as `Unknown`, so that a relay
+has nothing to relay. (Payloads of channels that we don't know are beyond that: they are passed on unread.)
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.gob import GobReader
 from weavepy.wire.gobwriter import Basic, GobWriter, encode_int, encode_uint
-from weavepy.wire.peername import real_peer_name
+from weavepy.wire.peername import NAME_MAX, real_peer_name
 
 TAG_HEARTBEAT: Final = 0
 TAG_GOSSIP: Final = 4
@@ -21,6 +22,8 @@ TAG_UNICAST: Final = 5
 TAG_BROADCAST: Final = 6
 TAG_OVERLAY_CONTROL: Final = 7
 TAG_BLANK: Final = -1  # stands for the tag of a message without any octet
+TOPOLOGY_CHANNEL: Final = "topology"  # who gets a unicast on it ends the connection that brought it
+_OVERLAYS_MAX: Final = 2  # that we list, so that no list in common is longer
 _LEGACY_TAGS: Final = range(1, 4)
 _IPAM_CHANNEL: Final = "IPallocation"
 _IPAM_UNICAST_KIND_MAX: Final = 2
@@ -95,12 +98,14 @@ def encode_message(message: Message) -> bytes:
         case Gossip(channel, sender, payload):
             return _encode_envelope(TAG_GOSSIP, channel, (sender,), payload)
         case Unicast(channel, source, destination, payload):
-            if _crashes_weave(channel, payload):
-                raise ValueError("a unicast that would crash or hang a Weave Net router")
+            if _crashes_weave(channel, payload) or channel == TOPOLOGY_CHANNEL:
+                raise ValueError("a unicast that would crash, hang or disconnect a Weave Net router")
             return _encode_envelope(TAG_UNICAST, channel, (source, destination), payload)
         case Broadcast(channel, source, payload):
             return _encode_envelope(TAG_BROADCAST, channel, (source,), payload)
         case OverlayControl(index, subtag, body):
+            if index >= _OVERLAYS_MAX:
+                raise ValueError(f"overlay {index} is out of range of every list in common")
             return bytes([TAG_OVERLAY_CONTROL, index, subtag]) + body
         case LegacyOverlayControl(subtag, body) if subtag in _LEGACY_TAGS:
             return bytes([subtag]) + body
@@ -144,6 +149,8 @@ def _crashes_weave(channel: str, payload: bytes) -> bool:
 def _encode_envelope(tag: int, channel: str, names: tuple[PeerName, ...], payload: bytes) -> bytes:
     if len(channel.encode()) > limits.CHANNEL_NAME_BYTES_MAX:
         raise ValueError("channel name too long")
+    if not all(0 < name <= NAME_MAX for name in names):
+        raise ValueError("a peer name that nobody can have")
     writer = GobWriter()
     writer.write(Basic.STRING, channel)
     for name in names:

@@ -164,6 +164,13 @@ def test_unicast_is_delivered_relayed_unchanged_or_dropped() -> None:
     assert list(g.flush(next(SECONDS))) == [(THREE, Unicast("sums", OWN, FOUR, b"hello"))]
 
 
+def test_unicasts_of_topology_are_not_passed_on() -> None:
+    """Their reader would end the connection with whoever brought them, which is us."""
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(TWO, Unicast("topology", TWO, THREE, b"x"), 0.0)
+    assert list(g.flush(next(SECONDS))) == []
+
+
 def test_neighbour_that_left_gets_nothing() -> None:
     g, _ = gossiper(star(TWO, THREE), TWO, THREE)
     g.handle_untrusted(TWO, Gossip("sums", TWO, b"a"), 0.0)

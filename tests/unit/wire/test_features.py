@@ -142,3 +142,13 @@ def test_too_many_features_are_refused() -> None:
 def test_what_peers_would_refuse_is_not_sent(wrong: dict) -> None:
     with pytest.raises(ValueError, match="refuse"):
         encode_features(replace(OURS, **wrong))
+
+
+@pytest.mark.parametrize(
+    "overlays", [("sleeve", "fastpath"), ("sleeve", "fastdp"), ("fastpath", "sleeve", "later")]
+)
+def test_overlays_in_another_order_than_everybodys_are_not_sent(overlays: tuple[str, ...]) -> None:
+    """Each end numbers them by its own list, so control messages would reach the wrong overlay."""
+    with pytest.raises(ValueError, match="order"):
+        encode_features(replace(OURS, overlays=overlays))
+    assert encode_features(replace(OURS, overlays=("fastpath", "sleeve")))

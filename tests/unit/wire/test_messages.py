@@ -27,7 +27,7 @@ KNOWN = [
     (LegacyOverlayControl(3, b"\x05\x86"), "030586"),
     (OverlayControl(0, 1, b""), "070001"),
     (OverlayControl(0, 3, b"\x05\x86"), "0700030586"),
-    (OverlayControl(255, 255, b""), "07ffff"),
+    (OverlayControl(1, 255, b""), "0701ff"),
     (
         Gossip("IPallocation", ONE, b"\1\2"),
         "04 0f0c000c4950616c6c6f636174696f6e 090600fa020000000001 050a00020102",
@@ -72,9 +72,10 @@ def test_overlay_control_has_an_index_and_a_subtag(octets: bytes) -> None:
 
 def test_every_overlay_control_we_can_send_has_an_index_and_a_subtag() -> None:
     # Fewer octets crash a Weave Net router.
-    for index in (0, 1, 255):
+    for index in (0, 1):
         assert len(encode_message(OverlayControl(index, 0, b""))) == 3
-    for index, subtag in ((256, 0), (0, 256), (-1, 0), (0, -1)):
+    # So does an index that its list of overlays in common with us doesn't have, and ours has two at most.
+    for index, subtag in ((2, 0), (255, 0), (256, 0), (0, 256), (-1, 0), (0, -1)):
         with pytest.raises(ValueError, match="range"):
             encode_message(OverlayControl(index, subtag, b""))
 
@@ -88,6 +89,24 @@ def test_unicasts_that_crash_or_hang_weave_net_are_neither_sent_nor_relayed(payl
     hostile = harmless.replace(b"JPallocation", b"IPallocation")
     assert decode_message_untrusted(harmless) == Unicast("JPallocation", ONE, TWO, payload)
     assert decode_message_untrusted(hostile) == Unknown(5)
+
+
+def test_unicasts_of_topology_are_not_sent() -> None:
+    """Weave Net ends the connection that brings one."""
+    with pytest.raises(ValueError, match="disconnect"):
+        encode_message(Unicast("topology", ONE, TWO, b"x"))
+
+
+@pytest.mark.parametrize("name", [0, 1 << 48, (1 << 64) - 1])
+def test_names_that_nobody_can_have_are_not_sent(name: int) -> None:
+    for message in (
+        Gossip("x", PeerName(name), b""),
+        Broadcast("x", PeerName(name), b""),
+        Unicast("x", ONE, PeerName(name), b""),
+        Unicast("x", PeerName(name), TWO, b""),
+    ):
+        with pytest.raises(ValueError, match="nobody"):
+            encode_message(message)
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
