@@ -101,7 +101,8 @@ PATH_MTU_SEARCH_S: Final = 600.0  # up to this (RFC 8899 section 5.1.1), and for
 MAC_AGE_S: Final = 600.0  # Weave Net 2.8.1
 MAC_EXPIRE_PERIOD_S: Final = 60.0
 
-# The sleeve overlay. All but SLEEVE_MTU_MIN are Weave Net 2.8.1's, so that either end finds what the other expects.
+# The sleeve overlay. All but SLEEVE_MTU_MIN and the bounds on answers are Weave Net 2.8.1's, so that either end finds
+# what the other expects.
 SLEEVE_HEARTBEAT_FAST_S: Final = 0.5  # until the peer acknowledges one
 SLEEVE_HEARTBEAT_S: Final = 10.0
 SLEEVE_TIMEOUT_S: Final = 60.0  # without a heartbeat
@@ -113,6 +114,10 @@ SLEEVE_GRACE_S: Final = 3.0  # that fastpath gets at the start before a sleeve t
 SLEEVE_FRAGMENTS_TEST_S: Final = 300.0  # between tests whether IP fragments arrive
 SLEEVE_TEST_TIMEOUT_S: Final = 0.01  # of the first test of an MTU; doubled for each further one
 SLEEVE_TESTS_MAX: Final = 8  # of one MTU, in all 2.55 s: then it doesn't fit
+# Answers to a peer's tests, each a message on the control connection, and whoever can send a plain packet can ask: a
+# whole search at once, and then as many as a search makes by a path where each answer takes 0.3 s.
+SLEEVE_ANSWERS_BURST: Final = 128
+SLEEVE_ANSWER_PERIOD_S: Final = 0.04
 SLEEVE_MTU_GOOD: Final = 552  # overlay MTU that is taken to fit without a test
 SLEEVE_MTU_MIN: Final = 68  # what IPv4 needs of a link (RFC 791); a test is longer than a heartbeat at least
 SLEEVE_MTU_MAX: Final = 65535  # until the kernel has said what the path carries

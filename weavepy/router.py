@@ -45,7 +45,7 @@ from weavepy.events import (
     SleeveTested,
     SleeveTooBig,
 )
-from weavepy.mesh.admission import Admission, TokenBucket
+from weavepy.mesh.admission import Admission
 from weavepy.mesh.dialler import Dialler
 from weavepy.mesh.gossip import Gossiper
 from weavepy.mesh.neighbours import Neighbour, Verdict, judge
@@ -59,6 +59,7 @@ from weavepy.switch.forwarding import Forwarding, build_tables
 from weavepy.switch.negotiate import Agreement, choose_untrusted
 from weavepy.switch.overlays import OverlaysAction
 from weavepy.switch.sleeve import SleeveEvent
+from weavepy.tokenbucket import TokenBucket
 from weavepy.wire.fastpath import FastpathFeature
 from weavepy.wire.features import Features
 from weavepy.wire.messages import (

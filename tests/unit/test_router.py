@@ -116,6 +116,9 @@ def test_events_about_nothing_we_have_are_ignored() -> None:
     assert r.handle(ev.Connected(ConnId(2), FAR, LOCAL, 1500), 1.0) == [ev.Close(ConnId(2))]
 
 
+UNICAST = encode_message(Unicast("sometopo", PEER, OWN, b""))  # we encode none that ends connections
+
+
 @pytest.mark.parametrize(
     ("plaintext", "reason"),
     [
@@ -125,7 +128,7 @@ def test_events_about_nothing_we_have_are_ignored() -> None:
         (bytes([7, 0, 1]) + START[:-1], "START"),
         (bytes([7, 0, 2]) + bytes(8), "before START"),
         (encode_message(Gossip("topology", PEER, b"\x01")), ""),
-        (encode_message(Unicast("topology", PEER, OWN, b"")), "unicast"),
+        (UNICAST.replace(b"sometopo", b"topology"), "unicast"),
     ],
 )
 def test_what_breaks_the_protocol_ends_the_connection(plaintext: bytes, reason: str) -> None:

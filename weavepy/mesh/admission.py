@@ -10,6 +10,7 @@ from collections import Counter
 
 from weavepy import limits
 from weavepy.events import Address, ConnId
+from weavepy.tokenbucket import TokenBucket
 
 _IPV6_SOURCE_BITS = 64
 _BEGUN_PERIOD_S = 1.0
@@ -53,25 +54,6 @@ class Admission:
             self._per_source[source] -= 1
             if not self._per_source[source]:
                 del self._per_source[source]
-
-
-class TokenBucket:
-    """Allows `burst` at once and one more every `period_s` seconds."""
-
-    def __init__(self, burst: int, period_s: float, now: float) -> None:
-        self._burst = burst
-        self._period_s = period_s
-        self._tokens = float(burst)
-        self._filled_at = now
-
-    def take(self, now: float) -> bool:
-        """Takes one token; False if there is none."""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) / self._period_s)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def source_prefix(host: str) -> str:

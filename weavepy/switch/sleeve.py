@@ -27,6 +27,7 @@ from weavepy.events import (
     SleeveTune,
 )
 from weavepy.switch.sleevemtu import MtuSearch
+from weavepy.tokenbucket import TokenBucket
 from weavepy.wire.sleeve import (
     ETHERNET_BYTES,
     FRAGMENTS_TEST_BYTES,
@@ -78,7 +79,10 @@ class Sleeve:
         self._timeout_at = math.inf
         self._fragments_test_at = math.inf
         self._fragments = False
-        self._search = MtuSearch(OVERHEAD_PLAIN if config.session_key is None else OVERHEAD_SEALED)
+        self._answers = TokenBucket(limits.SLEEVE_ANSWERS_BURST, limits.SLEEVE_ANSWER_PERIOD_S, 0.0)
+        self._search = MtuSearch(
+            OVERHEAD_PLAIN if config.session_key is None else OVERHEAD_SEALED, ipv6=":" in config.remote.host
+        )
         self._tuned = self._tune()  # what the engine knows: it begins with the same
         self.established_at: float | None = None
         self.failed: str | None = None  # the reason; it doesn't recover
@@ -169,9 +173,12 @@ class Sleeve:
         self._timeout_at = now + limits.SLEEVE_TIMEOUT_S
         return actions
 
-    def handle_test(self, length: int, now: float) -> list[SleeveAction]:  # noqa: ARG002
-        """Takes a special frame of `length` octets, all zero, that is no heartbeat: the peer wants to know of it."""
-        if not self._running:
+    def handle_test(self, length: int, now: float) -> list[SleeveAction]:
+        """Takes a special frame of `length` octets, all zero, that is no heartbeat: the peer wants to know of it.
+
+        More tests than any search makes are left without an answer.
+        """
+        if not self._running or not self._answers.take(now):
             return []
         if length == FRAGMENTS_TEST_BYTES:
             return [FragmentsArrive()]

@@ -9,14 +9,16 @@ makes it what was seen to arrive.
 import math
 
 from weavepy import limits
-from weavepy.wire.sleeve import ETHERNET_BYTES, UDP_BYTES
+from weavepy.wire.sleeve import ETHERNET_BYTES, IPV6_BYTES, UDP_BYTES
 
 
 class MtuSearch:
-    """What fits one packet with DF to one peer; `overhead` is what a packet has besides, in bytes."""
+    """What fits one packet with DF to one peer; `overhead` is what a packet has besides over IPv4, in bytes."""
 
-    def __init__(self, overhead: int) -> None:
-        self._overhead = overhead
+    def __init__(self, overhead: int, *, ipv6: bool = False) -> None:
+        more = IPV6_BYTES if ipv6 else 0
+        self._overhead = overhead + more
+        self._udp = UDP_BYTES + more
         self.mtu = limits.SLEEVE_MTU_MAX
         self.candidate: int | None = None  # what is tested
         self._good = self._bad = 0  # the largest MTU that is known to arrive, and the smallest that isn't
@@ -26,11 +28,11 @@ class MtuSearch:
     @property
     def max_payload(self) -> int:
         """Octets that the UDP payload of a packet with DF may have."""
-        return min(self.mtu + self._overhead - UDP_BYTES, limits.SLEEVE_PAYLOAD_MAX)
+        return min(self.mtu + self._overhead - self._udp, limits.SLEEVE_PAYLOAD_MAX)
 
     def handle_too_big(self, path_mtu: int, now: float) -> int | None:
         """Starts anew from `path_mtu`, unless what is tested or in use fits it: then the refusal is an old one."""
-        path_mtu = min(path_mtu, limits.SLEEVE_PAYLOAD_MAX + UDP_BYTES)
+        path_mtu = min(path_mtu, limits.SLEEVE_PAYLOAD_MAX + self._udp)
         mtu = max(path_mtu - self._overhead, limits.SLEEVE_MTU_MIN)
         if mtu >= (self.mtu if self.candidate is None else self.candidate):
             return None

@@ -23,6 +23,7 @@ PROBE_BYTES: Final = (
 )
 
 UDP_BYTES: Final = 28  # of IPv4 and UDP header
+IPV6_BYTES: Final = 20  # that IPv6's header has more; Weave Net's sleeve knows IPv4 only
 OVERHEAD_PLAIN: Final = UDP_BYTES + 6 + 14 + ETHERNET_BYTES  # sender; source, destination and length
 OVERHEAD_SEALED: Final = OVERHEAD_PLAIN + 8 + 16  # number and authenticator
 

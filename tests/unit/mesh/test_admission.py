@@ -4,7 +4,7 @@ import pytest
 
 from weavepy import limits
 from weavepy.events import Address, ConnId
-from weavepy.mesh.admission import Admission, TokenBucket, source_prefix
+from weavepy.mesh.admission import Admission, source_prefix
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,3 @@ def test_who_joins_may_come_again_at_once() -> None:
     for n in range(2 * limits.ACCEPTS_PER_SOURCE_S):
         assert admission.admit(ConnId(n), Address("192.0.2.1", 1), 0.0) is None
         admission.release(ConnId(n), joined=True)
-
-
-def test_bucket_refills_up_to_its_burst() -> None:
-    bucket = TokenBucket(3, 1.0, 0.0)
-    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
-    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
-    assert not bucket.take(100.5)
-    assert bucket.take(101.5)

@@ -288,6 +288,41 @@ def test_tests_are_answered_each_time_and_from_the_first_moment(
     encode_sleeve_control(answer)
 
 
+def test_more_tests_than_any_search_makes_are_not_answered() -> None:
+    """Who can send a plain packet can ask, and each answer is a message over TCP."""
+    for length in (60001, 1428):
+        sleeve = established()
+        answered = sum(bool(sleeve.handle_test(length, now / 10_000)) for now in range(100_000))  # 10 s
+        assert abs(answered - limits.SLEEVE_ANSWERS_BURST - 10 / limits.SLEEVE_ANSWER_PERIOD_S) <= 1
+    assert sleeve.handle_heartbeat(UID, ELSEWHERE, 10.1) == [ev.SleeveRemote(INDEX, ELSEWHERE, NEAR)]
+    everything = [sleeve.handle_test(1428, 100.0) for _ in range(1000)]
+    assert everything.count([MtuArrives(1414)]) == limits.SLEEVE_ANSWERS_BURST
+
+
+@pytest.mark.parametrize("one_way_s", [0.0, 0.0001, 0.004, 0.03, 0.15, 0.4])
+@pytest.mark.parametrize("path_mtu", [700, 1499, 1500, 8999])
+def test_no_search_makes_more_tests_than_are_answered(one_way_s: float, path_mtu: int) -> None:
+    """Whatever the round trip, and twice at once: as when a path changes while it is searched."""
+    world = World(
+        sealed=True,
+        kernel_mtu=9000,
+        path_mtu=path_mtu,
+        fragments=True,
+        tcp_s=one_way_s,
+        fate=lambda *_: [one_way_s] * 2,
+    )
+    world.confirm(1)
+    world.confirm(0)
+    world.run(60.0)
+    for end in (0, 1):
+        reached = [
+            f for f in world.sent[1 - end] if f.length != 22 and (f.length - 14 + 86 <= path_mtu or not f.df)
+        ]
+        answers = [message for message in world.said[end] if not isinstance(message, HeartbeatAck)]
+        assert len(answers) == 2 * len(reached), "an answer is missing"
+        assert world.tuned[end].mtu == path_mtu - 86
+
+
 @pytest.mark.parametrize(("subtag", "body"), [(1, b"\0"), (2, b"\0"), (3, b""), (3, bytes(3))])
 def test_malformed_words_are_wire_errors_in_any_state(subtag: int, body: bytes) -> None:
     for sleeve in (Sleeve(CONFIG), confirmed(), established()):
@@ -571,6 +606,19 @@ def test_no_test_is_longer_than_a_datagram(path_mtu: int) -> None:
     length = search.handle_too_big(path_mtu, 0.0)
     assert length == 65507 - 6 - 14
     assert search.max_payload == 65507
+
+
+@pytest.mark.parametrize(("key", "mtu"), [(bytes(32), 1394), (None, 1418)], ids=["sealed", "plain"])
+def test_over_ipv6_each_packet_has_20_octets_more(key: bytes | None, mtu: int) -> None:
+    """Weave Net knows IPv4 only, so only routers of ours meet there."""
+    near, far = Address("2001:db8::1", 6783), Address("2001:db8::2", 6783)
+    sleeve = Sleeve(replace(CONFIG, session_key=key, local=near, remote=far))
+    sleeve.confirm(0.0)
+    sleeve.handle_heartbeat(UID, far, 0.0)
+    sleeve.handle_control(ACK, b"", 0.0)
+    assert sleeve.handle_too_big(1500, 1.0) == [ev.SleeveTune(INDEX, mtu, 1452, False), mtu_test(mtu)]
+    sleeve.handle_control(MTU, octets(mtu), 1.1)
+    assert sleeve.report()["mtu"] == mtu
 
 
 def test_before_the_probe_a_refusal_means_nothing() -> None:
