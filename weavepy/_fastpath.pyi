@@ -165,6 +165,7 @@ class Engine:
         gso: bool = True,
         gro: bool = True,
         uso: bool = True,
+        mtu: int = 0,
     ) -> None: ...
     event_fd: int
     def start(self) -> None: ...

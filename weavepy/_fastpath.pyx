@@ -295,6 +295,7 @@ cdef extern from "engine.h" nogil:
         uint64_t number
         wv_address source
     struct wv_engine:
+        uint32_t mtu
         int family, gso, gro, uso, event_fd, shards_n
         wv_mactable macs
     wv_engine *wv_engine_new(
@@ -1152,7 +1153,7 @@ cdef class Engine:
 
     def __cinit__(
         self, uint64_t local_peer, list tap_fds, list udp_fds, *, int df_fd=-1,
-        bint gso=True, bint gro=True, bint uso=True,
+        bint gso=True, bint gro=True, bint uso=True, uint32_t mtu=0,
     ):
         cdef int taps[WV_SHARDS_MAX]
         cdef int udps[WV_LANES_MAX]
@@ -1166,6 +1167,7 @@ cdef class Engine:
         self.engine = wv_engine_new(local_peer, taps, udps, df_fd, n, gso, gro, uso)
         if self.engine == NULL:
             raise LocalError("the engine can't start: out of memory or file descriptors")
+        self.engine.mtu = mtu
 
     def __dealloc__(self):
         wv_engine_destroy(self.engine)

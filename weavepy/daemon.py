@@ -200,6 +200,7 @@ def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack)
         gso="gso" not in off,
         gro="gro" not in off,
         uso="uso" in overlay.offloads,
+        mtu=options.mtu,
     )
     return _Host(listener, api_sockets, overlay, engine, warnings)
 

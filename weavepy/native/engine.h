@@ -55,6 +55,7 @@ struct wv_shard;
 struct wv_engine {
     uint64_t self;
     int family; /* of the UDP sockets */
+    uint32_t mtu; /* of the bridge's ports; 0: whatever comes fits. Set before the start */
     _Atomic int gso, stopping;
     int gro, uso, running, df_fd;
 

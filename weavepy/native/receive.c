@@ -201,10 +201,10 @@ int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, st
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source); /* admitted with the run's first */
     else if (!admit(s, r, lane, ethernet, source))
         return 1;
-    else if (r->kind == WV_KIND_FRAME)
-        whole_frame(s, r, r == &whole);
-    else
+    else if (r->kind != WV_KIND_FRAME)
         wv_rebuild_add(&s->rebuild, &slice, &headers, from_lane, source);
+    else if (!wv_port_too_small(s, r, source))
+        whole_frame(s, r, r == &whole);
     return 1;
 }
 

@@ -151,6 +151,9 @@ void wv_carry_receive(struct wv_shard *s, struct wv_link *link, uint8_t *packet,
  * source becomes the link's peer. */
 int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, struct wv_record *r, const struct wv_address *from);
 
+/* port.c: a frame for here that the local ports don't take is answered, cut or dropped. Returns 0 if it fits. */
+int wv_port_too_small(struct wv_shard *s, const struct wv_record *r, uint64_t source);
+
 /* capture.c: TAP to links */
 void wv_capture_burst(struct wv_shard *s);
 
