@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weaveworks/mesh"
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/hkdf"
 )
@@ -28,9 +29,17 @@ const (
 // Kinds of records that are for us and not for a container.
 const (
 	recordPadding   = 0
+	recordFrame     = 1
 	recordHeartbeat = 4
 	recordProbe     = 5
 	recordAnswer    = 6
+)
+
+// What a record has besides, before its body.
+const (
+	recordPath     = 0x80
+	recordChecksum = 0x40
+	recordHops     = 8 // of what we send
 )
 
 const (
@@ -42,8 +51,8 @@ const (
 
 var fastpathCiphers = []string{"clear", "aes-256-gcm", "chacha20-poly1305"} // by their codes
 
-// fastpath is weavepy's overlay, written from docs/protocol.md: START, heartbeats, new keys of the peer, and
-// answers to probes. Our only lane is 0.
+// fastpath is weavepy's overlay, written from docs/protocol.md: START, heartbeats, new keys, answers to probes, and
+// single frames. Our only lane is 0.
 type fastpath struct {
 	link      *link
 	cipher    string
@@ -135,6 +144,9 @@ func (f *fastpath) packet(kind byte, body []byte) error {
 		return nil
 	}
 	record := append(binary.BigEndian.AppendUint16([]byte{kind, 0}, uint16(len(body))), body...)
+	if kind&recordPath != 0 {
+		record[1] = recordHops
+	}
 	header := make([]byte, fastpathHeader)
 	header[0] = markClear
 	binary.BigEndian.PutUint32(header[4:], f.theirs)
@@ -143,9 +155,38 @@ func (f *fastpath) packet(kind byte, body []byte) error {
 	packet := append(header, record...)
 	if f.sealing != nil {
 		header[0] = markSealed
-		packet = append(header, f.sealing.key(0, 0).Seal(nil, fastpathNonce(header), record, header)...)
+		binary.BigEndian.PutUint16(header[2:], uint16(f.sealing.newest))
+		packet = append(header, f.sealing.key(0, f.sealing.newest).Seal(nil, fastpathNonce(header), record, header)...)
 	}
 	return f.link.overlay.socket.send(packet, f.remote, true)
+}
+
+// send sends a frame of whoever it may be, to whom it may concern.
+func (f *fastpath) send(source, destination mesh.PeerName, frame []byte) error {
+	body := append([]byte{}, binary.BigEndian.AppendUint64(nil, uint64(source))[2:]...)
+	body = append(body, binary.BigEndian.AppendUint64(nil, uint64(destination))[2:]...)
+	return f.packet(recordFrame|recordPath, append(body, frame...))
+}
+
+// rekey announces our next keys, which are used as soon as the peer has acknowledged them.
+func (f *fastpath) rekey() error {
+	if f.sealing == nil {
+		return errors.New("nothing is sealed")
+	}
+	return f.link.send(fastpathEpoch, binary.BigEndian.AppendUint64(nil, f.sealing.newest+1)...)
+}
+
+// came takes a frame's record apart: path and checksum may be there, or not.
+func (f *fastpath) came(kind byte, body []byte) {
+	source := binary.BigEndian.AppendUint64(nil, uint64(f.link.RemotePeer.Name))[2:]
+	destination := binary.BigEndian.AppendUint64(nil, uint64(f.link.overlay.name))[2:]
+	if kind&recordPath != 0 && len(body) >= 12 {
+		source, destination, body = body[:6], body[6:12], body[12:]
+	}
+	if kind&recordChecksum != 0 && len(body) >= 4 {
+		body = body[4:]
+	}
+	f.link.came(source, destination, body)
 }
 
 func fastpathNonce(header []byte) []byte {
@@ -199,6 +240,8 @@ func (f *fastpath) record(kind byte, body []byte) error {
 		if first {
 			return f.beat()
 		}
+	case kind&0x0f == recordFrame:
+		f.came(kind, body)
 	case kind == recordProbe && len(body) >= 2:
 		f.probes++
 		return f.packet(recordAnswer, body[:2])
@@ -217,6 +260,12 @@ func (f *fastpath) control(subtag byte, body []byte) error {
 		f.remote = &net.UDPAddr{IP: f.link.RemoteAddr.IP, Port: int(binary.BigEndian.Uint16(body[4:]))}
 		f.theirs = binary.BigEndian.Uint32(body[8:])
 		return f.beat()
+	case subtag == fastpathEpochAck && len(body) >= 8 && f.sealing != nil:
+		if err := f.sealing.advance(binary.BigEndian.Uint64(body)); err != nil {
+			return err
+		}
+		f.counter = 0
+		return f.beat()
 	case subtag == fastpathEpoch && len(body) >= 8 && f.opening != nil:
 		if err := f.opening.advance(binary.BigEndian.Uint64(body)); err != nil {
 			return err
@@ -229,6 +278,9 @@ func (f *fastpath) control(subtag byte, body []byte) error {
 func (f *fastpath) attrs(found map[string]interface{}) {
 	found["cipher"] = f.cipher
 	found["probes"] = f.probes
+	if f.sealing != nil {
+		found["epoch"] = f.sealing.newest
+	}
 	found["remote"] = fmt.Sprint(f.remote)
 }
 

@@ -53,6 +53,7 @@ type command struct {
 
 type peer struct {
 	router   *mesh.Router
+	overlay  *overlay
 	events   *events
 	channels map[string]*channel
 }
@@ -110,7 +111,7 @@ func start(out *events) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{router: router, events: out, channels: map[string]*channel{}}
+	p := &peer{router: router, overlay: lay, events: out, channels: map[string]*channel{}}
 	for _, name := range strings.Fields(os.Getenv("MESHPEER_CHANNELS")) {
 		c := &channel{name: name, events: out, known: map[string]bool{}}
 		if c.gossip, err = router.NewGossip(name, c); err != nil {
@@ -123,6 +124,26 @@ func start(out *events) (*peer, error) {
 	return p, nil
 }
 
+// drive has a link do something: its neighbour is the first of the command's peers.
+func (p *peer) drive(c command) error {
+	if len(c.Peers) != 1 {
+		return fmt.Errorf("%q needs one neighbour", c.Do)
+	}
+	via, err := mesh.PeerNameFromString(c.Peers[0])
+	if err != nil {
+		return err
+	}
+	if c.Do == "rekey" {
+		return p.overlay.do(via, func(k carrier) error { return k.rekey() })
+	}
+	to, err := mesh.PeerNameFromString(c.To)
+	if err != nil {
+		return err
+	}
+	frame := testFrame(p.overlay.name, to, to == via, c.Text)
+	return p.overlay.do(via, func(k carrier) error { return k.send(p.overlay.name, to, frame) })
+}
+
 func (p *peer) run(c command) (interface{}, error) {
 	switch c.Do {
 	case "connect":
@@ -133,6 +154,8 @@ func (p *peer) run(c command) (interface{}, error) {
 	case "forget":
 		p.router.ConnectionMaker.ForgetConnections(c.Peers)
 		return nil, nil
+	case "frame", "rekey":
+		return nil, p.drive(c)
 	case "status":
 		return mesh.NewStatus(p.router), nil
 	}

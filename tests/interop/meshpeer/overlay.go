@@ -19,8 +19,9 @@ const (
 	fastHeartbeat  = 500 * time.Millisecond
 )
 
-// overlay establishes connections by heartbeats over UDP, as the overlays that it speaks demand, and carries
-// no frames. What it offers is written as told, so it can offer what it doesn't speak.
+// overlay establishes connections by heartbeats over UDP, as the overlays that it speaks demand. It sends the
+// frames that it is told to, and makes events of those that come. What it offers is written as told, so it can
+// offer what it doesn't speak.
 type overlay struct {
 	name    mesh.PeerName
 	port    int
@@ -41,6 +42,8 @@ type carrier interface {
 	control(subtag byte, body []byte) error
 	datagram(octets []byte, from *net.UDPAddr) error
 	attrs(map[string]interface{})
+	send(source, destination mesh.PeerName, frame []byte) error
+	rekey() error
 }
 
 // link is our end of the overlay of one connection.
@@ -173,6 +176,46 @@ func (o *overlay) receive() {
 			to.do(func() error { return to.carrier.datagram(octets, from) })
 		}
 	}
+}
+
+// do has the link to a neighbour do something.
+func (o *overlay) do(neighbour mesh.PeerName, step func(carrier) error) error {
+	o.Lock()
+	found := o.sleeves[neighbour]
+	for _, l := range o.fastpaths {
+		if l.RemotePeer.Name == neighbour {
+			found = l
+		}
+	}
+	o.Unlock()
+	if found == nil {
+		return errors.New("no link with that peer")
+	}
+	found.Lock()
+	defer found.Unlock()
+	return step(found.carrier)
+}
+
+// testFrame is one of a type of our own, from our name as though it were a MAC to everybody or to a name.
+func testFrame(from, to mesh.PeerName, everybody bool, text string) []byte {
+	frame := binary.BigEndian.AppendUint64(nil, uint64(to))[2:]
+	if everybody {
+		frame = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	}
+	frame = append(frame, binary.BigEndian.AppendUint64(nil, uint64(from))[2:]...)
+	frame = append(append(frame, 0x88, 0xb5, byte(len(text))), text...)
+	return append(frame, make([]byte, 60)...)
+}
+
+// came makes an event of a frame that arrived, if it is one of ours.
+func (l *link) came(source, destination []byte, frame []byte) {
+	if len(frame) < 15 || frame[12] != 0x88 || frame[13] != 0xb5 || len(frame) < 15+int(frame[14]) {
+		return
+	}
+	l.overlay.events.emit("frame", map[string]interface{}{
+		"from": mesh.PeerNameFromBin(source).String(), "to": mesh.PeerNameFromBin(destination).String(),
+		"via": l.RemotePeer.Name.String(), "text": string(frame[15 : 15+int(frame[14])]), "overlay": l.kind,
+	})
 }
 
 // Confirm implements mesh.OverlayConnection.

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 
+	"github.com/weaveworks/mesh"
 	"golang.org/x/crypto/nacl/secretbox"
 )
 
@@ -81,12 +83,23 @@ func (s *sleeve) candidate() int {
 }
 
 func (s *sleeve) packet(frame []byte, whole bool) error {
+	return s.frames(s.link.overlay.name, s.link.RemotePeer.Name, frame, whole)
+}
+
+// send sends a frame of whoever it may be, to whom it may concern.
+func (s *sleeve) send(source, destination mesh.PeerName, frame []byte) error {
+	return s.frames(source, destination, frame, false)
+}
+
+func (s *sleeve) rekey() error { return errors.New("sleeve has one key for all its life") }
+
+func (s *sleeve) frames(source, destination mesh.PeerName, frame []byte, whole bool) error {
 	if s.remote == nil {
 		return nil
 	}
 	own := binary.BigEndian.AppendUint64(nil, uint64(s.link.overlay.name))[2:]
-	peer := binary.BigEndian.AppendUint64(nil, uint64(s.link.RemotePeer.Name))[2:]
-	body := append(append([]byte{}, own...), peer...)
+	body := append([]byte{}, binary.BigEndian.AppendUint64(nil, uint64(source))[2:]...)
+	body = append(body, binary.BigEndian.AppendUint64(nil, uint64(destination))[2:]...)
 	body = append(binary.BigEndian.AppendUint16(body, uint16(len(frame))), frame...)
 	packet := own
 	if key := s.link.SessionKey; key == nil {
@@ -135,7 +148,9 @@ func (s *sleeve) datagram(octets []byte, from *net.UDPAddr) error {
 			return nil
 		}
 		special := bytes.Equal(body[:6], octets[:6]) && bytes.Equal(body[6:12], own)
-		if err := s.frame(body[14:14+length], special, from); err != nil {
+		if frame := body[14 : 14+length]; !bytes.HasPrefix(frame, make([]byte, ethernetHeader)) {
+			s.link.came(body[:6], body[6:12], frame)
+		} else if err := s.frame(frame, special, from); err != nil {
 			return err
 		}
 		body = body[14+length:]
@@ -144,7 +159,7 @@ func (s *sleeve) datagram(octets []byte, from *net.UDPAddr) error {
 }
 
 func (s *sleeve) frame(frame []byte, special bool, from *net.UDPAddr) error {
-	if !special || len(frame) < ethernetHeader || !bytes.Equal(frame[:ethernetHeader], make([]byte, ethernetHeader)) {
+	if !special {
 		return nil
 	}
 	switch len(frame) {
