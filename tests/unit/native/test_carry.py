@@ -253,6 +253,16 @@ def test_too_big_is_told_or_cut(world):
     assert b.recv() == ([(SELF, B, whole)], False)
 
 
+def test_the_answer_is_weaves_octet_by_octet(world):
+    host, b, *_ = world
+    vector = VECTORS["icmp_frag_needed"]
+    frame = bytes.fromhex(vector["original_frame_first_42"]).ljust(vector["original_len"], b".")
+    know(host, b, frame[:6])
+    host.engine.sleeve_tune(b.index, vector["mtu"], 1472, False)
+    host.capture(frame)
+    assert host.injected() == (NONE, bytes.fromhex(vector["reply_frame"]))
+
+
 def test_ipv6_that_is_too_big(world):
     host, b, _, _ = world
     know(host, b)
