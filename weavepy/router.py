@@ -56,7 +56,7 @@ from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
 from weavepy.sessions import RouterConfig, Session, Sessions
 from weavepy.switch.fastpath import LinkEvent
 from weavepy.switch.forwarding import Forwarding, build_tables
-from weavepy.switch.negotiate import Agreement, choose_untrusted
+from weavepy.switch.negotiate import CLEAR, Agreement, choose_untrusted
 from weavepy.switch.overlays import OverlaysAction
 from weavepy.switch.sleeve import SleeveEvent
 from weavepy.tokenbucket import TokenBucket
@@ -104,7 +104,9 @@ class Router:
             limit=config.conn_limit,
             entropy=entropy,
         )
-        self._feature = FastpathFeature((limits.FASTPATH_VERSION,), config.ciphers, config.overlay_mtu)
+        clear = (CLEAR,) if config.trusted_subnets and CLEAR not in config.ciphers else ()
+        ciphers = (*config.ciphers, *clear)
+        self._feature = FastpathFeature((limits.FASTPATH_VERSION,), ciphers, config.overlay_mtu)
         self._forwarding = Forwarding()
         self._admission = Admission(0.0)
         self._stranger_logs = TokenBucket(_STRANGER_LOGS, _STRANGER_LOG_PERIOD_S, 0.0)
@@ -264,7 +266,7 @@ class Router:
         )
         level = "info" if verdict in (Verdict.DUPLICATE, Verdict.DUPLICATE_BOTH) else "warning"
         if verdict in (Verdict.ADD, Verdict.REPLACE):
-            keyed = session.connection.session_key is not None
+            keyed = session.data_key is not None
             agreement = choose_untrusted(self._config.overlays, self._feature, features, keyed=keyed)
         if verdict in (Verdict.REPLACE, Verdict.DUPLICATE_BOTH):
             # The record must outlive the old connection: the new one is about to take it over.
@@ -517,7 +519,7 @@ class Router:
             "Connections": connections,
             "TerminationCount": self._terminations,
             "Targets": list(self._dialler.direct),
-            "TrustedSubnets": [],
+            "TrustedSubnets": [str(subnet) for subnet in self._config.trusted_subnets],
         }
 
     def targets(self) -> dict[str, str]:

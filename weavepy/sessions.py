@@ -17,6 +17,7 @@ from weavepy.events import Accepted, Address, Connected, ConnId, Entropy, PeerNa
 from weavepy.mesh.connection import Connection
 from weavepy.mesh.dialler import Dialler, LiveConnection, TargetStatus
 from weavepy.mesh.report import nickname_of
+from weavepy.mesh.trust import Subnet, is_trusted
 from weavepy.switch.fastpath import Link, LinkConfig
 from weavepy.switch.negotiate import OVERLAY, Agreement
 from weavepy.switch.overlays import Overlays
@@ -48,6 +49,7 @@ class RouterConfig:
     targets: tuple[tuple[str, Address], ...] = ()
     remembered: tuple[Address, ...] = ()
     overlays: tuple[str, ...] = (OVERLAY,)  # that we offer, in Weave Net's order: fastpath before sleeve
+    trusted_subnets: tuple[Subnet, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +58,7 @@ class Session:
 
     connection: Connection
     dialled: Address | None
+    trusted: bool = False  # by us; it matters only if the peer says the same of us
     peer: PeerName | None = None
     link: Overlays | None = None
     announced: bool = False  # that its link is established
@@ -65,6 +68,13 @@ class Session:
         """Returns when the connection or the link is due."""
         due = self.connection.next_timer()
         return due if self.link is None else min(due, self.link.next_timer())
+
+    @property
+    def data_key(self) -> bytes | None:
+        """What datagrams are sealed with: nothing without a password, or if both ends trust the way between them."""
+        features = self.connection.features
+        both = self.trusted and features is not None and features.trusted
+        return None if both else self.connection.session_key
 
     @property
     def state(self) -> str:
@@ -100,13 +110,14 @@ class Sessions:
     ) -> Session:
         """Returns a new session on a connection that is up; `dialled` is the address if it was us who did."""
         config = self._config
+        trusted = is_trusted(event.remote.host, config.trusted_subnets)
         features = Features(
             name=config.name,
             nickname=config.nickname,
             uid=own.uid,
             conn_id=self._entropy.getrandbits(64),
             short_id=own.short_id,
-            trusted=False,
+            trusted=trusted,
             overlays=config.overlays,
             fastpath=encode_fastpath_feature(self._feature) if OVERLAY in config.overlays else None,
         )
@@ -126,7 +137,7 @@ class Sessions:
             own_conn_id=features.conn_id,
             now=now,
         )
-        session = self.by_conn[event.conn] = Session(connection, dialled)
+        session = self.by_conn[event.conn] = Session(connection, dialled, trusted)
         return session
 
     def new_index(self) -> int | None:
@@ -137,9 +148,8 @@ class Sessions:
 
     def register(self, session: Session, peer: PeerName, agreement: Agreement, index: int) -> Overlays:
         """Makes `session` the one to `peer` and returns its link, which isn't started yet."""
-        connection = session.connection
-        fastpath = self._new_fastpath(connection, peer, agreement, index)
-        sleeve = self._new_sleeve(connection, peer, index, agreement)
+        fastpath = self._new_fastpath(session, peer, agreement, index)
+        sleeve = self._new_sleeve(session, peer, index, agreement)
         link = session.link = Overlays(index, peer, agreement, fastpath, sleeve)
         session.peer = peer
         self.by_peer[peer] = self.by_link[index] = session
@@ -147,9 +157,9 @@ class Sessions:
         return link
 
     def _new_fastpath(
-        self, connection: Connection, peer: PeerName, agreement: Agreement, index: int
+        self, session: Session, peer: PeerName, agreement: Agreement, index: int
     ) -> Link | None:
-        config = self._config
+        config, connection = self._config, session.connection
         if agreement.fastpath is None:
             return None
         return Link(
@@ -158,7 +168,7 @@ class Sessions:
                 own=config.name,
                 peer=peer,
                 dialled=connection.outbound,
-                session_key=connection.session_key,
+                session_key=session.data_key,
                 connection_uid=connection.uid,
                 agreement=agreement.fastpath,
                 lanes=config.lanes,
@@ -174,16 +184,17 @@ class Sessions:
         )
 
     def _new_sleeve(
-        self, connection: Connection, peer: PeerName, index: int, agreement: Agreement
+        self, session: Session, peer: PeerName, index: int, agreement: Agreement
     ) -> Sleeve | None:
         if not agreement.sleeve:
             return None
+        connection = session.connection
         return Sleeve(
             SleeveConfig(
                 index=index,
                 peer=peer,
                 dialled=connection.outbound,
-                session_key=connection.session_key,
+                session_key=session.data_key,
                 connection_uid=connection.uid,
                 remote=connection.remote,
                 local=connection.local,
@@ -299,7 +310,7 @@ def _report(session: Session, records: Mapping[PeerName, PeerRecord], now: float
     connection, link = session.connection, session.link
     info, attributes = "handshake", {}
     if link is not None and session.peer is not None:
-        sealed = "unencrypted" if connection.session_key is None else "encrypted"
+        sealed = "unencrypted" if session.data_key is None else "encrypted"
         attributes = link.attributes(now)
         name = f"{format_peer_name(session.peer)}({nickname_of(session.peer, records)})"
         info = f"{sealed:<11} {attributes['name']:<8} {name}"

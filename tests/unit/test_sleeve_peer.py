@@ -55,6 +55,34 @@ def said(weave: Weave) -> list[bytes]:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("trusts", "trusted", "plain"),
+    [
+        ("192.0.2.0/24", True, True),
+        ("192.0.2.0/24", False, False),
+        ("", True, False),
+        ("10.0.0.0/8", True, False),
+    ],
+)
+def test_packets_are_plain_if_both_ends_trust_each_other(
+    *, dials: bool, trusts: str, trusted: bool, plain: bool
+) -> None:
+    weave = Weave(
+        router(PASSWORD, OVERLAYS, trusts),
+        dials=dials,
+        password=PASSWORD,
+        overlays="fastdp sleeve",
+        trusted=trusted,
+    )
+    assert weave.features["Trusted"] == ("true" if trusts.startswith("192") else "false")
+    (sleeve,) = only(weave, ev.SleeveAdd)
+    assert sleeve.key == (None if plain else weave.key)
+    (connection,) = weave.router.report(weave.now)["Connections"]  # type: ignore[misc]
+    assert connection["Info"].split()[0] == ("unencrypted" if plain else "encrypted")
+    assert connection["Attrs"]["encrypted"] is not plain
+
+
+@BOTH
 @KEYED
 def test_a_link_comes_up_as_between_weave_routers(*, dials: bool, password: bytes | None) -> None:
     weave = connect(dials=dials, password=password)

@@ -13,6 +13,7 @@ from nacl.secret import SecretBox
 
 from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, PeerName
+from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
 
 OWN, PEER, THIRD = 0x020000000001, 0x020000000002, 0x020000000003
@@ -177,6 +178,7 @@ class Weave:
         opening: bytes | None = None,
         at: float = 1.0,
         nickname: str = "weave",
+        trusted: bool = False,
     ) -> None:
         """`opening`: octets to send instead of the handshake."""
         self.router = router
@@ -195,7 +197,7 @@ class Weave:
             "UID": "18446744073709551615",
             "ConnID": "77",
             "ShortID": "816",
-            "Trusted": "false",
+            "Trusted": "true" if trusted else "false",
             "SomethingNew": "of a later version",
         }
         texts |= {} if overlays is None else {"Overlays": overlays}
@@ -287,7 +289,7 @@ class Weave:
         return "\n".join(e.text for e in self.effects if isinstance(e, ev.Log))
 
 
-def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",)) -> Router:
+def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",), trusts: str = "") -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
         name=PeerName(OWN),
@@ -300,6 +302,7 @@ def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",)) ->
         conn_limit=200,
         discovery=True,
         overlays=overlays,
+        trusted_subnets=parse_subnets(trusts),
     )
     r = Router(config, uid=1234, entropy=random.Random(5))
     r.start(0.0)
