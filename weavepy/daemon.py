@@ -32,6 +32,7 @@ from typing import Any
 from weavepy import __version__, _fastpath, limits
 from weavepy.errors import LocalError, UsageError
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
+from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.api import SOCKET_NAME, Api, open_tcp_socket, open_unix_socket
 from weavepy.runtime.attachments import Attachments
@@ -320,6 +321,7 @@ def _router_config(settings: Settings) -> RouterConfig:
         rekey_interval_s=options.rekey_interval,
         remembered=settings.remembered,
         overlays=_overlays(settings),
+        trusted_subnets=parse_subnets(options.trusted_subnets),
     )
 
 

@@ -60,6 +60,12 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
     "--conn-limit", type=int, envvar=_env("CONN_LIMIT"), help="Most connections, 0: no limit.  [default: 200]"
 )
 @click.option(
+    "--trusted-subnets",
+    envvar=_env("TRUSTED_SUBNETS"),
+    metavar="LIST",
+    help="Don't encrypt frames to and from hosts in these, like 10.0.0.0/8,fd00::/8, that say the same.",
+)
+@click.option(
     "--http-addr", envvar=_env("HTTP_ADDR", weave=True), help="Serve the whole API here too.  [default: off]"
 )
 @click.option(

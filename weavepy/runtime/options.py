@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 
 from weavepy import limits
 from weavepy.errors import UsageError
+from weavepy.mesh.trust import parse_subnets
 from weavepy.runtime.addresses import is_literal
 
 DEFAULT_PORT = 6783
@@ -36,6 +37,7 @@ class LaunchOptions:
     mtu: int = limits.OVERLAY_MTU_DEFAULT
     no_discovery: bool = False
     conn_limit: int = limits.CONN_LIMIT_DEFAULT
+    trusted_subnets: str = ""  # with commas between them
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
     no_fastpath: bool = False
@@ -72,6 +74,7 @@ class LaunchOptions:
                 f"--nickname is longer than {limits.NICKNAME_BYTES_MAX} bytes; choose a shorter one"
             )
         self.offloads_off()
+        parse_subnets(self.trusted_subnets)
         for flag, text in (("--status-addr", self.status_addr), ("--http-addr", self.http_addr)):
             if text:
                 split_host_port(text, flag)

@@ -92,6 +92,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
         "port": "7000",
         "mtu": "1400",
         "conn_limit": "5",
+        "trusted_subnets": "10.0.0.0/8",
         "http_addr": "127.0.0.1:1",
         "status_addr": "127.0.0.1:2",
         "no_offload": "tso",

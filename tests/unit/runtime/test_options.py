@@ -26,6 +26,7 @@ from weavepy.runtime.options import LaunchOptions, merge, options_from_json, spl
         ({"status_addr": "nowhere"}, "--status-addr nowhere"),
         ({"http_addr": "1.2.3.4:99999"}, "--http-addr 1.2.3.4:99999"),
         ({"nickname": "x" * 256}, "--nickname"),
+        ({"trusted_subnets": "10.0.0.0/8,lan"}, "--trusted-subnets lan"),
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"port": "6783"}, "'port' must be of type int"),
         ({"port": True}, "'port' must be of type int"),
