@@ -265,6 +265,54 @@ def test_connect_replace(lab: Lab, password: str) -> None:
     assert host.weavepy("status", "targets").stdout == "10.99.0.203\n"
 
 
+def test_resume(lab: Lab, password: str) -> None:
+    host = lab.add_host()
+    host.weavepy("launch", "--password-file", password, "10.99.0.200")
+    host.weavepy("connect", "--no-wait", "10.99.0.201")
+    host.weavepy("stop")
+    code, text = refused(host, "launch", "--resume", "10.99.0.202")
+    assert (code, "--resume" in text) == (2, True)
+    host.weavepy("launch", "--resume")
+    assert host.weavepy("status", "targets").stdout.split() == ["10.99.0.200", "10.99.0.201"]
+    host.weavepy("stop")
+    host.weavepy("launch", "10.99.0.200")
+    assert host.weavepy("status", "targets").stdout.split() == ["10.99.0.200"]
+
+
+def test_a_unit_with_peers_that_is_killed_comes_back_with_what_was_connected_since(
+    lab: Lab, password: str
+) -> None:
+    one, two = lab.add_host(), lab.add_host()
+    two.weavepy("launch", "--password-file", password)
+    line = ["--password-file", password, "10.99.0.200", "10.99.0.201"]
+    with foreground(one, line) as (process, notify):
+        assert notify.recv(100) == b"READY=1"
+        one.weavepy("connect", two.address)
+        one.weavepy("forget", "10.99.0.201")
+        process.kill()
+        process.wait()
+    (one.directory / "notify").unlink()
+    with foreground(one, line) as (process, notify):
+        assert notify.recv(100) == b"READY=1"
+        assert one.weavepy("status", "targets").stdout.split() == [two.address, "10.99.0.200"]
+        until(lambda: "1 established" in one.weavepy("status", check=False).stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+
+
+def test_the_connection_limit(lab: Lab, password: str) -> None:
+    hub, first, second = (lab.add_host() for _ in range(3))
+    hub.weavepy("launch", "--password-file", password, "--conn-limit", "1", "--no-discovery")
+    first.weavepy("launch", "--password-file", password, "--no-discovery", hub.address)
+    until(lambda: "All well" in first.weavepy("status", check=False).stdout)
+    second.weavepy("launch", "--password-file", password, "--no-discovery")
+    code, _ = refused(second, "connect", hub.address)
+    assert code in (1, 4)
+    code, text = refused(hub, "connect", second.address)
+    assert (code, "connection limit reached (1)" in text) == (1, True)
+    assert "All well" in first.weavepy("status").stdout
+
+
 # ---- containers
 
 

@@ -217,6 +217,18 @@ def test_discovered_peers_beyond_the_limit_are_no_failed_connections() -> None:
         assert len(host.known()) == 7
 
 
+def test_a_host_without_discovery_is_dialled_by_others_but_dials_only_whom_it_is_told() -> None:
+    world = World(2)
+    hub = world.host(1).start()
+    quiet = world.host(2, discovery=False).start(hub)
+    shy = world.host(3, discovery=False).start(hub)
+    world.run(20)
+    assert quiet.established() == shy.established() == {hub.name}
+    world.host(4).start(hub)
+    world.run(20)
+    assert quiet.established() == shy.established() == {hub.name, world.hosts[4].name}
+
+
 def test_peer_without_a_common_overlay_is_refused_with_a_reason() -> None:
     world = World(2)
     one = world.host(1, ciphers=("aes-256-gcm",)).start()

@@ -23,7 +23,7 @@ from weavepy.errors import LocalError
 _DAEMON = (sys.executable, "-P", "-m", "weavepy.daemon")
 _PASSWORD_VARIABLES = ("WEAVEPY_PASSWORD", "WEAVE_PASSWORD")
 # Flags that say where and how to run, not what the router is.
-_NOT_OPTIONS = ("peers", "state_dir", "run_dir", "foreground", "password_file")
+_NOT_OPTIONS = ("peers", "resume", "state_dir", "run_dir", "foreground", "password_file")
 
 
 def _env(name: str, *, weave: bool = False) -> list[str]:
@@ -33,6 +33,7 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
 
 @click.command()
 @click.argument("peers", nargs=-1, metavar="[PEER]...")
+@click.option("--resume", is_flag=True, help="Connect to the peers that the router last had.")
 @click.option(
     "--password-file", envvar=_env("PASSWORD_FILE"), metavar="FILE", help="File with the network's password."
 )
@@ -93,8 +94,9 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
 def launch(ctx: click.Context, /, **_values: object) -> None:
     """Start this host's router, and connect it to PEERs (host or host:port).
 
-    Without flags it starts as it was last launched, with the peers it last had. Flags can also be given as
-    environment variables (WEAVEPY_PORT, ...) and in /etc/weavepy/weavepy.toml (port = 6783).
+    Without flags it starts as it was last launched, and without PEERs (or with --resume) with those it last
+    had. Flags can also be given as environment variables (WEAVEPY_PORT, ...) and in
+    /etc/weavepy/weavepy.toml (port = 6783).
     """
     request = _request(ctx)
     for name in _PASSWORD_VARIABLES:
@@ -108,9 +110,10 @@ def _request(ctx: click.Context) -> dict[str, Any]:
     """Sorts what was said by where it was said; see `runtime.launch.Launch` for the shape."""
     config = read_config()
     known = {option.lstrip("-") for parameter in ctx.command.params for option in parameter.opts}
-    check_keys(config, known - {"peers", "foreground", "help"})
+    check_keys(config, known - {"peers", "resume", "foreground", "help"})
     request: dict[str, Any] = {key: ctx.params[key] for key in ("state_dir", "run_dir", "foreground")}
     request["peers"] = list(ctx.params["peers"])
+    request["resume"] = ctx.params["resume"]
     said: dict[str, dict[str, object]] = {"flags": {}, "environment": {}}
     for key, value in ctx.params.items():
         source = ctx.get_parameter_source(key)

@@ -1,8 +1,9 @@
 """One launch: what the command line, the environment, the configuration and the last launch come down to.
 
 Rules of this file. Three things are remembered separately, each until it is said anew: the flags as a whole,
-the source of the password, and the peers. Nothing is stored before it is known to work. The password is in
-`Launch` and `Password` only, and in no repr.
+the source of the password, and the peers. A service manager starts the same line again and again, so in the
+foreground peers are said anew only by another line: what `connect` and `forget` changed since counts. Nothing is
+stored before it is known to work. The password is in `Launch` and `Password` only, and in no repr.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from weavepy.store import Store
 
 OPTIONS_KEY = "launch/options"
 PASSWORD_KEY = "launch/password"
+PEERS_KEY = "launch/peers"  # as the last line said; the targets may be others by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Launch:
     environment: dict[str, object] = field(default_factory=dict)
     config: dict[str, object] = field(default_factory=dict)
     peers: tuple[str, ...] = ()
+    resume: bool = False
     password: str | None = field(default=None, repr=False)
     password_file: str | None = None
 
@@ -47,6 +50,7 @@ class Settings:
     password: Password | None
     ciphers: tuple[str, ...]
     peers: tuple[str, ...]
+    said_peers: tuple[str, ...]
     remembered: tuple[Address, ...]  # where the last run's neighbours were
     warnings: tuple[str, ...]  # hold as long as this router runs
     notes: tuple[str, ...]  # for whoever launches it
@@ -58,6 +62,7 @@ class Settings:
         """
         store.put(OPTIONS_KEY, self.kept)
         store.put(TARGETS_KEY, list(self.peers))
+        store.put(PEERS_KEY, list(self.said_peers))
         if self.password is not None:
             store.put(PASSWORD_KEY, self.password.source)
 
@@ -67,6 +72,10 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
 
     LocalError for what can't work, with what to say instead.
     """
+    if launch.resume and launch.peers:
+        raise UsageError(
+            "--resume takes the peers that the router last had: leave out either it or the peers"
+        )
     stored = store.get(OPTIONS_KEY)
     stored = stored if isinstance(stored, dict) else {}
     used, kept = merge(
@@ -99,19 +108,24 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         warnings += password.warnings
     for peer in launch.peers:
         split_peer(peer)  # what is no peer now won't be one later either
-    targets = store.get(TARGETS_KEY)
-    remembered = tuple(str(t) for t in targets) if isinstance(targets, list) else ()
+    last_said = _texts(store.get(PEERS_KEY))
+    anew = bool(launch.peers) and not (launch.foreground and launch.peers == last_said)
     return Settings(
         options=options,
         name=load_peer_name(launch.state_dir, options.name),
         password=password,
         ciphers=_ciphers(options, usable),
-        peers=launch.peers or remembered,
-        remembered=() if launch.peers else _addresses(store.get(NEIGHBOURS_KEY)),
+        peers=launch.peers if anew else _texts(store.get(TARGETS_KEY)),
+        said_peers=launch.peers or last_said,
+        remembered=() if anew else _addresses(store.get(NEIGHBOURS_KEY)),
         warnings=tuple(warnings),
         notes=notes,
         kept=kept,
     )
+
+
+def _texts(stored: object) -> tuple[str, ...]:
+    return tuple(str(text) for text in stored) if isinstance(stored, list) else ()
 
 
 def _addresses(stored: object) -> tuple[Address, ...]:

@@ -49,6 +49,7 @@ def test_said_nothing_asks_nothing(requests: list[dict[str, Any]]) -> None:
             "run_dir": "/run/weavepy",
             "foreground": False,
             "peers": [],
+            "resume": False,
             "flags": {},
             "environment": {},
             "config": {},
@@ -114,7 +115,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
     assert all(getattr(options, name) for name in switches)
 
 
-@pytest.mark.parametrize("key", ["cypher", "no_discovery", "peers", "foreground", "help"])
+@pytest.mark.parametrize("key", ["cypher", "no_discovery", "peers", "resume", "foreground", "help"])
 def test_an_unknown_key_is_named(requests: list[dict[str, Any]], tmp_path: Path, key: str) -> None:
     configure(tmp_path, f"{key} = 1\n")
     result = launch(code=2)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from weavepy.errors import LocalError, UsageError
+from weavepy.events import Address
 from weavepy.runtime.launch import Launch, Settings, settle
 from weavepy.store import Store
 
@@ -77,6 +78,39 @@ def test_peers_are_replaced_only_by_peers(tmp_path: Path, store: Store) -> None:
     assert launched(tmp_path, store, flags={"mtu": 1300}).peers == ("a",)
     assert launched(tmp_path, store, peers=("b",)).peers == ("b",)
     assert launched(tmp_path, store).peers == ("b",)
+
+
+def test_resume_takes_the_peers_it_last_had_and_no_others(tmp_path: Path, store: Store) -> None:
+    assert launched(tmp_path, store, password=SECRET, resume=True).peers == ()
+    launched(tmp_path, store, flags={"mtu": 1300}, peers=("a",))
+    store.put("targets", ["a", "b"])
+    store.put("neighbours", [["10.0.0.7", 6783]])
+    again = launched(tmp_path, store, resume=True)
+    assert (again.peers, again.options.mtu) == (("a", "b"), 1300)
+    assert again.remembered == (Address("10.0.0.7", 6783),)
+    with pytest.raises(UsageError, match="--resume"):
+        launched(tmp_path, store, resume=True, peers=("c",))
+    assert launched(tmp_path, store).peers == ("a", "b")
+
+
+def test_a_line_that_is_started_again_doesnt_undo_connect_and_forget(tmp_path: Path, store: Store) -> None:
+    """A service manager starts what its unit says, also after a crash."""
+    unit = {"foreground": True, "peers": ("a", "b")}
+    assert launched(tmp_path, store, password=SECRET, **unit).peers == ("a", "b")
+    store.put("targets", ["b", "c"])
+    store.put("neighbours", [["10.0.0.7", 6783]])
+    again = launched(tmp_path, store, **unit)
+    assert (again.peers, len(again.remembered)) == (("b", "c"), 1)
+    assert launched(tmp_path, store).peers == ("b", "c")  # nor does starting it by hand without peers
+    assert launched(tmp_path, store, **unit).peers == ("b", "c")
+    edited = launched(tmp_path, store, foreground=True, peers=("a", "d"))
+    assert (edited.peers, edited.remembered) == (("a", "d"), ())
+
+
+def test_peers_given_by_hand_count(tmp_path: Path, store: Store) -> None:
+    launched(tmp_path, store, password=SECRET, peers=("a",))
+    store.put("targets", ["b"])
+    assert launched(tmp_path, store, peers=("a",)).peers == ("a",)
 
 
 def test_the_cipher_must_be_there(tmp_path: Path, store: Store) -> None:
