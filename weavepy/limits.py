@@ -132,3 +132,6 @@ HTTP_TIMEOUT_S: Final = 5.0
 CAPTURE_RING_BYTES: Final = 8 * 1024 * 1024  # of each capture: 13 ms of 5 Gb/s
 CAPTURE_READ_BYTES: Final = 256 * 1024  # handed on in one turn of the event loop, 0.2 ms
 CAPTURE_POLL_S: Final = 0.01  # between looks at an empty ring, while a capture is on: it isn't full by then
+TEMPLATE_CHARS_MAX: Final = 4096  # of `report -f`: it travels in the first line of a request, which has 8,190
+TEMPLATE_DEPTH_MAX: Final = 32  # of blocks, parentheses and fields in one another
+TEMPLATE_WORK_MAX: Final = 1 << 26  # characters handled: the report of 300 peers once, or a second or two

@@ -19,6 +19,7 @@ PURE = {"wire": BASE, "crypto": BASE | {"wire"}}
 PURE |= {"mesh": BASE | {"wire", "crypto"}, "switch": BASE | {"wire", "crypto"}}
 PURE |= {"sessions": BASE | {"wire", "crypto", "mesh", "switch"}}
 PURE |= {"router": PURE["sessions"] | {"sessions"}}
+PURE |= {"gotemplate": BASE}
 RIM = {"linux": BASE, "store": BASE}
 RIM |= {"runtime": BASE | set(PURE) | set(RIM) | {"_fastpath"}}
 # What a layer may import besides itself. A module of no layer may import nothing, so a new one has to be put here.
@@ -40,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lab",
         "doctor",
         "crypto.password",
-    },  # `demo`, `doctor` and `keygen`
+        "gotemplate",
+    },  # `demo`, `doctor`, `keygen` and `report -f`
     "lab": {"errors", "limits", "client", "cli"},
 }
 IMPURE = {
