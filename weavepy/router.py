@@ -498,12 +498,6 @@ class Router:
         in Attrs).
         """
         records, routes = self._topology.records, self._fresh_routes()
-        connections = self._sessions.report(records, now)
-        connections += [
-            report_target(target, now)
-            for target in self._dialler.status()
-            if target.state in ("retrying", "failed") or target.address in self._dialling.values()
-        ]
         return {
             "Protocol": "weave",
             "ProtocolMinVersion": PROTOCOL_VERSION,
@@ -516,11 +510,27 @@ class Router:
             "Peers": report_peers(records),
             "UnicastRoutes": report_unicast(routes),
             "BroadcastRoutes": report_broadcast(routes),
-            "Connections": connections,
+            "Connections": self._connections(now),
             "TerminationCount": self._terminations,
             "Targets": list(self._dialler.direct),
             "TrustedSubnets": [str(subnet) for subnet in self._config.trusted_subnets],
         }
+
+    def figures(self, now: float) -> dict[str, object]:
+        """Returns what of the report is counted: little, however large the network is."""
+        return {
+            "Connections": self._connections(now),
+            "TerminationCount": self._terminations,
+            "PeerCount": len(self._topology.records),
+        }
+
+    def _connections(self, now: float) -> list[dict[str, object]]:
+        dialled = [
+            report_target(target, now)
+            for target in self._dialler.status()
+            if target.state in ("retrying", "failed") or target.address in self._dialling.values()
+        ]
+        return self._sessions.report(self._topology.records, now) + dialled
 
     def targets(self) -> dict[str, str]:
         """Returns the state of each peer that the operator named.

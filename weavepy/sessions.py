@@ -101,6 +101,7 @@ class Sessions:
         self.by_conn: dict[ConnId, Session] = {}
         self.by_peer: dict[PeerName, Session] = {}
         self.by_link: dict[int, Session] = {}
+        self._registered: dict[PeerName, int] = {}  # how often, since we know
         self._live: list[LiveConnection] | None = None  # until a session is registered or removed
         self._timers: list[tuple[float, int, Session]] = []  # a heap
         self._timer_entries = 0  # ever made, which orders those of one instant
@@ -152,6 +153,9 @@ class Sessions:
         sleeve = self._new_sleeve(session, peer, index, agreement)
         link = session.link = Overlays(index, peer, agreement, fastpath, sleeve)
         session.peer = peer
+        if len(self._registered) >= limits.PEERS_MAX:  # peers that came and went
+            self._registered = {name: n for name, n in self._registered.items() if name in self.by_peer}
+        self._registered[peer] = self._registered.get(peer, 0) + 1
         self.by_peer[peer] = self.by_link[index] = session
         self._live = None
         return link
@@ -278,7 +282,7 @@ class Sessions:
 
     def report(self, records: Mapping[PeerName, PeerRecord], now: float) -> list[dict[str, object]]:
         """Returns every connection under Weave Net's key names (what it has no name for is in Attrs)."""
-        return [_report(session, records, now) for session in self.by_conn.values()]
+        return [self._report(session, records, now) for session in self.by_conn.values()]
 
     def targets(self, dialler: Dialler) -> dict[str, str]:
         """Returns the state of each peer that the operator named.
@@ -305,19 +309,26 @@ class Sessions:
             return f"failed: {target.error}"
         return "connecting"
 
-
-def _report(session: Session, records: Mapping[PeerName, PeerRecord], now: float) -> dict[str, object]:
-    connection, link = session.connection, session.link
-    info, attributes = "handshake", {}
-    if link is not None and session.peer is not None:
-        sealed = "unencrypted" if session.data_key is None else "encrypted"
-        attributes = link.attributes(now)
-        name = f"{format_peer_name(session.peer)}({nickname_of(session.peer, records)})"
-        info = f"{sealed:<11} {attributes['name']:<8} {name}"
-    return {
-        "Address": str(connection.remote),
-        "Outbound": connection.outbound,
-        "State": session.state,
-        "Info": info,
-        "Attrs": attributes,
-    }
+    def _report(
+        self, session: Session, records: Mapping[PeerName, PeerRecord], now: float
+    ) -> dict[str, object]:
+        connection, link = session.connection, session.link
+        info, attributes = "handshake", dict[str, object]()
+        if link is not None and session.peer is not None:
+            sealed = "unencrypted" if session.data_key is None else "encrypted"
+            name, nickname = format_peer_name(session.peer), nickname_of(session.peer, records)
+            attributes = {
+                **link.attributes(now),
+                "peer": name,
+                "nickname": nickname,
+                "age_s": round(now - connection.opened_at, 3),
+                "reconnects": self._registered[session.peer] - 1,
+            }
+            info = f"{sealed:<11} {attributes['name']:<8} {name}({nickname})"
+        return {
+            "Address": str(connection.remote),
+            "Outbound": connection.outbound,
+            "State": session.state,
+            "Info": info,
+            "Attrs": attributes,
+        }

@@ -301,3 +301,33 @@ def test_report_lists_handshakes_as_connecting() -> None:
     assert r.report(1.0)["TerminationCount"] == 0
     r.handle(ev.Closed(ConnId(3), "reset"), 2.0)
     assert r.report(2.0)["TerminationCount"] == 1
+
+
+def test_report_says_who_a_peer_is_since_when_and_how_often_it_came_back() -> None:
+    r = router()
+    Peer(r, 1)
+    for number in (3, 5):
+        r.handle(ev.Closed(ConnId(number - 2), "reset"), 2.0)
+        Peer(r, number)
+    (entry,) = r.report(4.0)["Connections"]  # type: ignore[misc]
+    attributes = entry["Attrs"]
+    assert (attributes["peer"], attributes["nickname"], attributes["reconnects"]) == (
+        "02:00:00:00:00:02",
+        "two",
+        2,
+    )
+    assert attributes["age_s"] == 4.0 - 1.25
+    assert r.figures(4.0)["Connections"] == [entry]
+    assert (r.figures(4.0)["TerminationCount"], r.figures(4.0)["PeerCount"]) == (2, 2)
+
+
+def test_peers_that_came_and_went_are_not_counted_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PEERS_MAX", 3)
+    r = router()
+    stays = Peer(r, 1, name=PeerName(100))
+    for number in range(3, 43, 2):
+        Peer(r, number, name=PeerName(100 + number))
+        r.handle(ev.Closed(ConnId(number), "reset"), 2.0)
+    assert not stays.closed
+    assert len(r._sessions._registered) <= 3
+    assert r._sessions._registered[PeerName(100)] == 1

@@ -59,13 +59,24 @@ def report_broadcast(routes: Routes) -> list[dict[str, object]]:
 
 
 def report_target(target: TargetStatus, now: float) -> dict[str, object]:
-    """Returns an address that is being dialled or will be, as a connection that isn't there."""
-    info = target.error or ""
-    if target.retry_at is not None:
-        wait = f"retry in {max(0.0, target.retry_at - now):.0f}s"
-        info = f"{info}, {wait}" if info else wait
-    state = "connecting" if target.state == "attempting" else target.state
-    return {"Address": str(target.address), "Outbound": True, "State": state, "Info": info, "Attrs": {}}
+    """Returns an address that is being dialled or will be, as a connection that isn't there.
+
+    As with Weave Net one that failed is "failed" until it is "retrying" and while it is dialled again. `retry_s` says
+    in how many seconds that is; None: never.
+    """
+    attributes: dict[str, object] = {}
+    state = "connecting" if target.error is None else "retrying" if target.state == "attempting" else "failed"
+    if target.retry_at is not None and target.error is not None:
+        attributes = {"retry_s": round(max(0.0, target.retry_at - now), 3)}
+    elif target.state == "failed":
+        attributes = {"retry_s": None}
+    return {
+        "Address": str(target.address),
+        "Outbound": True,
+        "State": state,
+        "Info": target.error or "",
+        "Attrs": attributes,
+    }
 
 
 def nickname_of(name: PeerName, records: Records) -> str:
