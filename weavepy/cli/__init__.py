@@ -33,6 +33,19 @@ COMMANDS = {
     "demo": "weavepy.cli.demo",
 }
 
+# Of Weave Net before 2.0: who still has them in a script is told, in its words, and what there is instead.
+REMOVED = {
+    "run": "weavepy attach",
+    "start": "weavepy attach",
+    "restart": "weavepy attach",
+    "launch-router": "weavepy launch",
+    "launch-proxy": "weavepy launch",
+    "launch-plugin": "weavepy launch",
+    "stop-router": "weavepy stop",
+    "stop-proxy": "weavepy stop",
+    "stop-plugin": "weavepy stop",
+}
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
@@ -54,6 +67,8 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name in REMOVED:
+            return _removed(name)
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
@@ -76,6 +91,16 @@ class _Commands(click.Group):
                 code = EXIT_TIMED_OUT
             click.echo(f"weavepy: {error}", err=True)
             return ctx.exit(code)
+
+
+def _removed(name: str) -> click.Command:
+    def refuse() -> None:
+        raise CommandError(
+            f"The '{name}' command has been removed as of Weave Net version 2.0; see `{REMOVED[name]} --help`"
+        )
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    return click.Command(name, callback=refuse, context_settings=anything)
 
 
 @click.group(
