@@ -44,7 +44,11 @@ class Client:
 
     def get(self, path: str) -> Any:
         """Returns the JSON value of a page."""
-        return json.loads(self._request("GET", path, None, self._timeout_s)[0])
+        return json.loads(self.get_json(path))
+
+    def get_json(self, path: str) -> str:
+        """Returns the JSON text of a page."""
+        return self._request("GET", path, None, self._timeout_s, "application/json")[0].decode()
 
     def post(self, path: str, value: object, wait_s: float = 0.0) -> Any:
         """Sends a JSON value and returns the JSON answer. `wait_s`: how long the router may wait before
@@ -76,10 +80,10 @@ class Client:
         return Stream(sock, body, headers)
 
     def _request(
-        self, method: str, path: str, body: bytes | None, timeout_s: float
+        self, method: str, path: str, body: bytes | None, timeout_s: float, accept: str = ""
     ) -> tuple[bytes, dict[str, str]]:
         with self._explained(timeout_s):
-            answer = self._exchange(_request(method, path, body), timeout_s)
+            answer = self._exchange(_request(method, path, body, accept), timeout_s)
         return _parse(answer)
 
     @contextlib.contextmanager
@@ -140,8 +144,10 @@ class Stream:
         self._sock.close()
 
 
-def _request(method: str, path: str, body: bytes | None) -> bytes:
+def _request(method: str, path: str, body: bytes | None, accept: str = "") -> bytes:
     head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
+    if accept:
+        head += f"Accept: {accept}\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + (body or b"")
@@ -157,11 +163,13 @@ def _parse(answer: bytearray) -> tuple[bytes, dict[str, str]]:
     if int(headers.get("content-length", len(body))) != len(body):
         raise LocalError("the router broke off its answer; see `weavepy logs`")
     if parts[1] != "200":
-        raise LocalError(_reason(body) or f"the router answered: {' '.join(parts[1:])}")
+        raise LocalError(_reason(body, headers) or f"the router answered: {' '.join(parts[1:])}")
     return body, headers
 
 
-def _reason(body: bytes) -> str:
+def _reason(body: bytes, headers: dict[str, str]) -> str:
+    if headers.get("content-type", "").startswith("text/plain"):
+        return body.decode(errors="replace").strip()
     try:
         value = json.loads(body)
     except ValueError:

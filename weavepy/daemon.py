@@ -34,7 +34,8 @@ from weavepy.errors import LocalError, UsageError
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
-from weavepy.runtime.api import SOCKET_NAME, Api, open_tcp_socket, open_unix_socket
+from weavepy.runtime.api import Api
+from weavepy.runtime.apisockets import SOCKET_NAME, open_tcp_socket, open_unix_socket
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.collector import keep_collector_away
 from weavepy.runtime.control import open_listener
@@ -275,11 +276,12 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
         )
         api = Api(operator)
         keep_collector_away()
+        for sock, full in host.api_sockets:  # refuses politely until the router has started
+            await api.serve(sock, full=full)
         shell.start(host.listener)
         try:
             targets.start()
-            for sock, full in host.api_sockets:
-                await api.serve(sock, full=full)
+            operator.ready = True
             replay = loop.create_task(attachments.replay())
             join = loop.create_task(targets.connect(settings.peers, replace=False, keep_unresolved=True))
             log.info(
@@ -294,6 +296,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
                 _let_go_of_terminal()
             ready.done(settings.notes + warnings)
             await stop.wait()
+            operator.ready = False
             log.info("stopping; containers keep their interfaces")
             notify_systemd("STOPPING=1")
             for task in (replay, join):

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import click
 
-from weavepy.cli import EXIT_FAILED, CommandError
+from weavepy.cli import EXIT_FAILED, EXIT_USAGE, CommandError
 from weavepy.cli.config import run_dir_option
 from weavepy.client import Client
 
@@ -37,10 +37,25 @@ def status(ctx: click.Context, what: str | None, run_dir: str) -> None:
 
 
 @click.command()
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="Print this, filled with the report.")
 @run_dir_option
-def report(run_dir: str) -> None:
-    """Print all that the router knows about itself, as JSON."""
-    click.echo(Client(run_dir).get_text("/report")[0], nl=False)
+def report(template: str | None, run_dir: str) -> None:
+    """Print all that the router knows about itself, as JSON, or what a TEMPLATE picks from it.
+
+    Templates are a subset of Go's: weavepy report -f '{{range .Router.Connections}}{{.Address}} {{end}}'
+    """
+    if template is None:
+        click.echo(Client(run_dir).get_json("/report"), nl=False)
+        return
+    from urllib.parse import quote
+
+    from weavepy.gotemplate import TemplateError, parse
+
+    try:
+        parse(template)
+    except TemplateError as error:
+        raise CommandError(str(error), EXIT_USAGE) from None
+    click.echo(Client(run_dir).get_text(f"/report?format={quote(template, safe='')}")[0])
 
 
 @click.command()

@@ -1,39 +1,35 @@
 """The HTTP API: all of it on the unix socket, the read-only group on the status address.
 
-Rules of this file. A handler checks what it was sent, calls one method of the control object and renders its
-answer; nothing is decided here. On TCP nobody is authenticated, so a browser must not be usable as a
-go-between: the Host header has to be a loopback name or the address that was connected to, and what changes
-something must come as JSON.
+Rules of this file. A handler checks what it was sent, calls one method of the control object and renders its answer;
+nothing is decided here. On TCP nobody is authenticated, so a browser must not be usable as a go-between: the Host
+header has to be a loopback name or the address that was connected to, and what changes something must come as
+`apibody.py` says. Errors are JSON where JSON was sent or is usual, and plain text where Weave Net had that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import json
 import logging
 import os
 import socket
-import stat
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from weavepy import limits
 from weavepy.errors import LocalError
+from weavepy.gotemplate import render
 from weavepy.runtime import status
 from weavepy.runtime.addresses import plain_host
+from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, texts
 from weavepy.runtime.captures import DIRECTIONS, Capture
-from weavepy.runtime.control import reason_of
 
 log = logging.getLogger("weavepy.api")
 
-SOCKET_NAME = "weavepy.sock"
-GROUP = "weavepy"
 WAIT_MAX_S = 60.0
 PEERS_MAX = 256  # in one request
 CIDRS_MAX = 64
@@ -45,11 +41,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Control(Protocol):
     """What the API can ask for; the daemon implements it."""
 
+    @property
+    def ready(self) -> bool: ...
     def report(self) -> dict[str, Any]: ...
+    def figures(self) -> dict[str, Any]: ...
     async def connect(
         self, peers: Sequence[str], *, replace: bool, wait_s: float
     ) -> list[dict[str, Any]]: ...
-    async def forget(self, peers: Sequence[str]) -> None: ...
+    async def forget(self, peers: Sequence[str], *, known_only: bool) -> None: ...
     async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture: ...
@@ -63,10 +62,13 @@ class Api:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._runners: list[web.AppRunner] = []
+        self._rendering = asyncio.Semaphore(1)  # of templates: who sends many waits for himself
 
     async def serve(self, sock: socket.socket, *, full: bool) -> None:
         """Serves on a listening socket until `close`: everything if `full`, else what only reads."""
-        app = web.Application(client_max_size=limits.HTTP_BODY_BYTES_MAX, middlewares=[_refusals])
+        app = web.Application(
+            client_max_size=limits.HTTP_BODY_BYTES_MAX, middlewares=[_refusals, self._when_ready]
+        )
         if sock.family != socket.AF_UNIX:
             app.middlewares.append(_same_host)
         routes = [
@@ -75,6 +77,7 @@ class Api:
             web.get("/status/peers", self._text(status.render_peers)),
             web.get("/status/targets", self._text(status.render_targets)),
             web.get("/report", self._report),
+            web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
         ]
         if full:
@@ -99,6 +102,12 @@ class Api:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         self._runners.clear()
 
+    @web.middleware
+    async def _when_ready(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self._control.ready:
+            raise web.HTTPServiceUnavailable(reason="the router is starting or stopping; try again")
+        return await handler(request)
+
     # ---- reading
 
     async def _status(self, _request: web.Request) -> web.Response:
@@ -114,8 +123,24 @@ class Api:
 
         return answer
 
-    async def _report(self, _request: web.Request) -> web.Response:
-        return _json(self._control.report())
+    async def _report(self, request: web.Request) -> web.Response:
+        if _accepts_json(request):
+            return _json(self._control.report())
+        template = request.query.get("format")
+        if template is None:
+            raise LocalError(
+                "ask for JSON, with the header Accept: application/json, or for ?format=TEMPLATE"
+            )
+        async with self._rendering:
+            text = await asyncio.to_thread(render, template, status.templated(self._control.report()))
+        return web.Response(body=text.encode(errors="replace"), content_type="text/plain", charset="utf-8")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        from weavepy.runtime.metrics import exposition  # takes a while, and not every host is scraped
+
+        figures = self._control.figures()
+        body, kind = await asyncio.to_thread(exposition, figures, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -123,35 +148,52 @@ class Api:
     # ---- changing
 
     async def _connect(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"peers", "replace", "wait_s"})
+        if is_form(request):
+            return await self._connect_form(request)
+        body = await read_json(request, {"peers", "replace", "wait_s"})
         replace = body.get("replace", False)
         wait_s = body.get("wait_s", 0.0)
         if not isinstance(replace, bool):
             raise LocalError('"replace" must be true or false')
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s <= WAIT_MAX_S:
             raise LocalError(f'"wait_s" must be a number of seconds from 0 to {WAIT_MAX_S:.0f}')
-        peers = _texts(body, "peers", PEERS_MAX)
+        peers = texts(body, "peers", PEERS_MAX)
         return _json({"results": await self._control.connect(peers, replace=replace, wait_s=float(wait_s))})
 
+    async def _connect_form(self, request: web.Request) -> web.Response:
+        fields = await read_form(request, {"peer", "replace"}, PEERS_MAX + 1)
+        replace = fields.pop("replace", ["false"])[-1]
+        if replace not in ("true", "false"):
+            raise LocalError('"replace" must be true or false')
+        peers = texts(fields, "peer", PEERS_MAX)
+        results = await self._control.connect(peers, replace=replace == "true", wait_s=0.0)
+        if failed := [result["text"] for result in results if result["state"] == "failed"]:
+            raise LocalError("\n".join(failed))
+        return web.Response()
+
     async def _forget(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"peers"})
-        await self._control.forget(_texts(body, "peers", PEERS_MAX))
+        if is_form(request):
+            fields = await read_form(request, {"peer"}, PEERS_MAX)
+            await self._control.forget(texts(fields, "peer", PEERS_MAX), known_only=False)
+            return web.Response()
+        body = await read_json(request, {"peers"})
+        await self._control.forget(texts(body, "peers", PEERS_MAX), known_only=True)
         return _json({})
 
     async def _attach(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"target", "cidrs"})
-        return _json(await self._control.attach(_one_text(body, "target"), _texts(body, "cidrs", CIDRS_MAX)))
+        body = await read_json(request, {"target", "cidrs"})
+        return _json(await self._control.attach(one_text(body, "target"), texts(body, "cidrs", CIDRS_MAX)))
 
     async def _detach(self, request: web.Request) -> web.Response:
-        body = await _body(request, {"target", "cidrs"})
-        cidrs = _texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        return _json(await self._control.detach(_one_text(body, "target"), cidrs))
+        body = await read_json(request, {"target", "cidrs"})
+        cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
+        return _json(await self._control.detach(one_text(body, "target"), cidrs))
 
     async def _capture(self, request: web.Request) -> web.StreamResponse:
         # What the containers say to each other, in clear: for nobody but root, on the unix socket only.
         if _user_of(request) not in (0, os.geteuid()):
             raise LocalError("only root may capture frames; run it with sudo")
-        body = await _body(request, {"peer", "direction", "snaplen", "filter"})
+        body = await read_json(request, {"peer", "direction", "snaplen", "filter"})
         peer, direction, snaplen = (
             body.get("peer", ""),
             body.get("direction", ""),
@@ -183,74 +225,27 @@ class Api:
         return response
 
     async def _stop(self, request: web.Request) -> web.Response:
-        await _body(request, set())
+        await read_json(request, set())
         self._control.stop()  # takes effect later: `close` lets requests under way end, this one too
         return _json({"pid": os.getpid()})
 
 
-def open_unix_socket(path: Path) -> socket.socket:
-    """Returns the API's listening socket at `path`, open to root and, if there is one, the group `weavepy`.
-
-    The caller holds the run directory's lock, so a socket that is there already belongs to nobody.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise LocalError(
-                f"{path} is in the way and is not a socket; remove it, or choose another --run-dir"
-            )
-        path.unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Closed to all from the moment it exists; opened to the group when it belongs to it.
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-        with contextlib.suppress(KeyError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-            path.chmod(0o660)
-        sock.listen(64)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise LocalError(f"cannot listen on {path}: {reason_of(error)}; choose another --run-dir") from None
-    return sock
-
-
-def open_tcp_socket(host: str, port: int, flag: str) -> socket.socket:
-    """Returns a listening socket for the API on TCP; LocalError naming `flag` if that can't be had."""
-    if not host.isascii():
-        raise LocalError(f"{flag}: {host!r} is not a valid name; give an IP address")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        sock = socket.create_server((host, port), family=family, backlog=64)
-    except OSError as error:
-        if (error.errno or 0) < 0:  # the resolver's number; create_server makes a plain OSError of it
-            raise LocalError(
-                f"{flag} {host}:{port}: the name {host} has no address; give an IP address"
-            ) from None
-        raise LocalError(
-            f"{flag} {host}:{port}: {reason_of(error)}; choose another address, or '' for none"
-        ) from None
-    sock.setblocking(False)
-    return sock
-
-
 @web.middleware
 async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns what went wrong into a status and one JSON sentence; a mistake of ours is logged, not shown."""
+    """Turns what went wrong into a status and one sentence; a mistake of ours is logged, not shown."""
     try:
         return await handler(request)
     except LocalError as error:
-        return _json({"error": str(error)}, 400)
+        return _error(request, str(error), 400)
     except web.HTTPRequestEntityTooLarge:
-        return _json({"error": f"a request is at most {limits.HTTP_BODY_BYTES_MAX} bytes"}, 413)
+        return _error(request, f"a request is at most {limits.HTTP_BODY_BYTES_MAX} bytes", 413)
+    except web.HTTPServiceUnavailable as error:
+        return _error(request, error.reason, error.status)
     except web.HTTPException as error:
-        return _json({"error": f"{error.reason}: {request.method} {request.path}"}, error.status)
+        return _error(request, f"{error.reason}: {request.method} {request.path}", error.status)
     except Exception as error:
         log.error("%s %s went wrong", request.method, request.path, exc_info=error)
-        return _json({"error": "internal error; `weavepy logs` tells more"}, 500)
+        return _error(request, "internal error; `weavepy logs` tells more", 500)
 
 
 @web.middleware
@@ -266,22 +261,14 @@ async def _same_host(request: web.Request, handler: Handler) -> web.StreamRespon
     return await handler(request)
 
 
-async def _body(request: web.Request, known: set[str]) -> Mapping[str, object]:
-    if request.content_type != "application/json":
-        raise LocalError("send JSON, with the header Content-Type: application/json")
-    async with asyncio.timeout(limits.HTTP_TIMEOUT_S):
-        raw = await request.read()
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise LocalError("the request's body is not JSON") from None
-    if not isinstance(body, dict):
-        raise LocalError("the request's body must be a JSON object")
-    if unknown := set(body) - known:
-        raise LocalError(
-            f"unknown key {min(unknown)!r}; this request takes {', '.join(sorted(known)) or 'none'}"
-        )
-    return body
+def _accepts_json(request: web.Request) -> bool:
+    kinds = request.headers.get("Accept", "").split(",")
+    return "application/json" in (kind.partition(";")[0].strip() for kind in kinds)
+
+
+def _error(request: web.Request, text: str, code: int) -> web.Response:
+    plain = is_form(request) or request.path.startswith(("/status", "/report", "/metrics", "/healthz"))
+    return web.Response(text=text + "\n", status=code) if plain else _json({"error": text}, code)
 
 
 def _user_of(request: web.Request) -> int:
@@ -300,22 +287,6 @@ def _program(body: Mapping[str, object]) -> bytes:
         return bytes.fromhex(value if isinstance(value, str) else "no")
     except ValueError:
         raise LocalError('"filter" must be a BPF program in hexadecimal digits') from None
-
-
-def _one_text(body: Mapping[str, object], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or not value:
-        raise LocalError(f'"{key}" must be a text that is not empty')
-    return value
-
-
-def _texts(body: Mapping[str, object], key: str, at_most: int, at_least: int = 1) -> list[str]:
-    value = body.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise LocalError(f'"{key}" must be a list of texts')
-    if not at_least <= len(value) <= at_most:
-        raise LocalError(f'"{key}" must have {at_least} to {at_most} entries')
-    return value
 
 
 def _json(value: object, code: int = 200) -> web.Response:

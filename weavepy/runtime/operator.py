@@ -26,7 +26,8 @@ FAILED = "failed"
 class ReportingRouter(RouterLike, Protocol):
     """The part of `router.Router` that answers questions."""
 
-    def report(self, now: float) -> dict[str, object]: ...
+    def report(self, now: float) -> dict[str, Any]: ...
+    def figures(self, now: float) -> dict[str, Any]: ...
     def targets(self) -> dict[str, str]: ...
 
 
@@ -58,17 +59,19 @@ class Operator:
         self._ciphers = dict(ciphers)
         self._request_stop = request_stop
         self._captures = Captures(data_plane.engine)
+        self.ready = False  # until the router has started, and again when it is to stop
 
     def report(self) -> dict[str, Any]:
         """Everything there is to know, under Weave Net 2.8.1's key names where it had them."""
         router: dict[str, Any] = dict(self._router.report(self._shell.clock()))
+        router["Connections"] = self._with_times(router["Connections"])
         router["Targets"] = sorted({*router["Targets"], *self._targets.unresolved})
         router["Interface"] = self._interface
         router["CaptureStats"] = {"PacketsReceived": self._data_plane.engine.counters().get("tap_frames", 0)}
         router["MACs"] = self._macs(router)
         router["OverlayDiagnostics"] = {"fastpath": self._fastpath(router["Connections"])}
         return {
-            "Ready": True,
+            "Ready": self.ready,
             "Version": __version__,
             "VersionCheck": {"Enabled": False, "Success": False, "NewVersion": "", "NextCheckAt": ""},
             "Warnings": list(self._warnings),
@@ -80,6 +83,18 @@ class Operator:
                 for a in self._attachments.present.values()
             ],
             "Captures": self._captures.report(),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """What is counted, without lists that grow with the network: cheap enough to be asked for often."""
+        router, engine = self._router.figures(self._shell.clock()), self._data_plane.engine
+        return {
+            "Version": __version__,
+            "Router": {**router, "Connections": self._with_times(router["Connections"])},
+            "Engine": {"Counters": engine.counters(), "Links": self._link_counters(router["Connections"])},
+            "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
+            "Macs": len(engine.mac_entries()),
+            "Attachments": len(self._attachments.present),
         }
 
     def _macs(self, router: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -96,11 +111,12 @@ class Operator:
 
     def _fastpath(self, connections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         engine = self._data_plane.engine
-        links = {}
-        for connection in connections or ():
-            index = (connection.get("Attrs") or {}).get("index")
-            if index and connection["State"] == "established":
-                links[connection["Address"]] = engine.link_counters(index)
+        by_index = self._link_counters(connections)
+        links = {
+            connection["Address"]: by_index[connection["Attrs"]["index"]]
+            for connection in connections
+            if connection["State"] == "established" and connection["Attrs"].get("index") in by_index
+        }
         offloads = {name: name in self._tap_offloads for name in ("csum", "tso")} | engine.offloads()
         return {
             "Counters": engine.counters(),
@@ -108,6 +124,20 @@ class Operator:
             "Ciphers": self._ciphers,
             "Links": links,
         }
+
+    def _link_counters(self, connections: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, int]]:
+        """Returns what the engine counts for each of the connections' links."""
+        indices = (connection["Attrs"].get("index") for connection in connections)
+        return {index: self._data_plane.engine.link_counters(index) for index in indices if index}
+
+    def _with_times(self, connections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Says by the clock on the wall when a failed connection is tried again, as Weave Net does."""
+        return [
+            {**c, "Info": f"{c['Info']}, retry: {_retry_time(c['Attrs']['retry_s'])}"}
+            if "retry_s" in c["Attrs"]
+            else dict(c)
+            for c in connections
+        ]
 
     async def connect(self, peers: Sequence[str], *, replace: bool, wait_s: float) -> list[dict[str, Any]]:
         """Makes `peers` targets, waits up to `wait_s` for each to be connected or refused, and says which."""
@@ -128,13 +158,16 @@ class Operator:
         states = self._router.targets()
         return all(states.get(peer, "").partition(": ")[0] in ("established", FAILED) for peer in peers)
 
-    async def forget(self, peers: Sequence[str]) -> None:
-        """Drops `peers` from the targets; a live connection stays, as in Weave Net."""
+    async def forget(self, peers: Sequence[str], *, known_only: bool) -> None:
+        """Drops `peers` from the targets; a live connection stays, as in Weave Net.
+
+        `known_only`: refuses all if one of them is no target.
+        """
         known = {*self._router.targets(), *self._targets.unresolved}
-        if unknown := [peer for peer in peers if peer not in known]:
+        if known_only and (unknown := [peer for peer in peers if peer not in known]):
             listed = ", ".join(sorted(known)) or "none"
             raise LocalError(f"{unknown[0]} is not a target; the targets are: {listed}")
-        self._targets.forget(peers)
+        self._targets.forget([peer for peer in peers if peer in known])
 
     async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
         attachment = await self._attachments.attach(target, cidrs)
@@ -166,3 +199,9 @@ class Operator:
 
     def stop(self) -> None:
         self._request_stop()
+
+
+def _retry_time(retry_s: float | None) -> str:
+    if retry_s is None:
+        return "never"
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(time.time() + retry_s))

@@ -14,6 +14,9 @@ from typing import Any
 Report = Mapping[str, Any]
 
 STATES = ("established", "pending", "retrying", "failed", "connecting")
+_SHOWN = ("mtu", "cipher", "rtt_ms", "epoch", "since_s")  # of a connection's attributes
+# Parts of Weave Net's report that aren't there (yet): nothing, for a template that asks whether they are.
+_ABSENT: Report = dict.fromkeys(("IPAM", "DNS", "Proxy", "Plugin"))
 
 # Words of the router and the kernel, and what a person can do about it. The first that fits counts.
 _ADVICE = (
@@ -73,9 +76,7 @@ def render_connections(report: Report) -> str:
             visible(connection["Info"]),
         ]
         attrs = connection.get("Attrs") or {}
-        parts += [
-            f"{key}={attrs[key]}" for key in ("cipher", "mtu", "rtt_ms", "epoch", "since_s") if attrs.get(key)
-        ]
+        parts += [f"{key}={attrs[key]}" for key in _SHOWN if attrs.get(key)]
         if attrs.get("why"):
             parts.append(f"(not fastpath: {visible(attrs['why'])})")
         lines.append(" ".join(part for part in parts if part))
@@ -93,6 +94,11 @@ def render_peers(report: Report) -> str:
             state = "established" if connection["Established"] else "pending"
             lines.append(f"   {arrow} {connection['Address']:<21} {remote:<37} {state}")
     return _text(lines)
+
+
+def templated(report: Report) -> Report:
+    """Returns what a template is filled with: the report, and nothing where Weave Net's has more."""
+    return {**_ABSENT, **report}
 
 
 def render_targets(report: Report) -> str:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from weavepy import __version__
-from weavepy.cli import COMMANDS, main
+from weavepy.cli import COMMANDS, REMOVED, main
 
 HEAVY = (
     "asyncio",
@@ -165,6 +165,33 @@ def test_status_parts_and_report(router: ScriptedRouter) -> None:
     assert invoke("status", "targets").stdout == "a\n"
     assert json.loads(invoke("report").stdout) == {"Ready": True}
     assert [line for line, _ in router.requests] == ["GET /status/targets", "GET /report"]
+
+
+def test_a_template_picks_from_the_report(router: ScriptedRouter) -> None:
+    router.will_answer("a b", headers="Content-Type: text/plain; charset=utf-8\r\n")
+    router.will_answer("template, line 1, column 3: no", "400 Bad Request", "Content-Type: text/plain\r\n")
+    assert invoke("report", "-f", "{{.A}} & é").stdout == "a b\n"
+    result = invoke("report", "--format", "{{.B}}")
+    assert (result.exit_code, result.stderr) == (1, "weavepy: template, line 1, column 3: no\n")
+    assert [line for line, _ in router.requests] == [
+        "GET /report?format=%7B%7B.A%7D%7D%20%26%20%C3%A9",
+        "GET /report?format=%7B%7B.B%7D%7D",
+    ]
+
+
+def test_a_template_that_is_none_is_wrong_usage_and_nobody_is_asked(router: ScriptedRouter) -> None:
+    result = invoke("report", "-f", "{{.A")
+    assert result.exit_code == 2
+    assert result.stderr == "weavepy: template, line 1, column 1: {{ without }}\n"
+    assert router.requests == []
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_commands_that_weave_removed_keep_its_message(name: str) -> None:
+    result = invoke(name, "10.2.1.1/24", "-ti", "--name", "x", "ubuntu")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"The '{name}' command has been removed as of Weave Net version 2.0" in result.stderr
+    assert f"\n  {name} " not in invoke("--help").stdout
 
 
 def test_connect_tells_each_peers_fate(router: ScriptedRouter) -> None:

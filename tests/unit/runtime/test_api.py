@@ -15,7 +15,8 @@ import pytest
 from weavepy import limits
 from weavepy.client import Client, RouterNotRunningError
 from weavepy.errors import LocalError
-from weavepy.runtime.api import Api, open_tcp_socket, open_unix_socket
+from weavepy.runtime.api import Api
+from weavepy.runtime.apisockets import open_tcp_socket, open_unix_socket
 
 REPORT = {
     "Version": "1",
@@ -36,23 +37,42 @@ REPORT = {
 }
 
 
+FIGURES: dict[str, Any] = {
+    "Version": "1",
+    "Router": {"Connections": [], "TerminationCount": 3, "PeerCount": 1},
+    "Engine": {"Counters": {}, "Links": {}},
+    "Shell": {"Sockets": 0, "Counters": {}},
+    "Macs": 0,
+    "Attachments": 0,
+}
+
+
 class RecordingControl:
     """Records what the API asked for."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.value: dict[str, Any] = dict(REPORT)
+        self.ready = True
 
     def report(self) -> dict[str, Any]:
         return self.value
 
+    def figures(self) -> dict[str, Any]:
+        return FIGURES
+
     async def connect(self, peers: Sequence[str], *, replace: bool, wait_s: float) -> list[dict[str, Any]]:
         self.calls.append(("connect", list(peers), replace, wait_s))
-        return [{"peer": peer, "state": "established", "text": ""} for peer in peers]
+        return [
+            {"peer": p, "state": "failed", "text": f"{p} has no address"}
+            if p.startswith("bad")
+            else {"peer": p, "state": "connecting", "text": ""}
+            for p in peers
+        ]
 
-    async def forget(self, peers: Sequence[str]) -> None:
-        self.calls.append(("forget", list(peers)))
-        if "unknown" in peers:
+    async def forget(self, peers: Sequence[str], *, known_only: bool) -> None:
+        self.calls.append(("forget", list(peers), known_only))
+        if known_only and "unknown" in peers:
             raise LocalError("unknown is not a target")
 
     async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
@@ -86,17 +106,47 @@ async def served(directory: Path) -> AsyncIterator[tuple[RecordingControl, Clien
 
 async def raw(port: int, request: bytes) -> tuple[int, bytes]:
     """Sends bytes to a TCP port and returns (status, body)."""
+    head, body = await whole(port, request)
+    return int(head.split()[1]), body
+
+
+async def whole(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Sends bytes to a TCP port and returns (head, body)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
     head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), body
+    return head, body
 
 
-def get(path: str, host: str = "localhost") -> bytes:
-    return f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+def get(path: str, host: str = "localhost", accept: str = "*/*") -> bytes:
+    return f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n".encode()
+
+
+def form(path: str, body: str, *headers: str) -> bytes:
+    """A request as `curl -d` sends it, with more headers."""
+    lines = [f"POST {path} HTTP/1.0", "Host: localhost", "Content-Type: application/x-www-form-urlencoded"]
+    lines += [f"Content-Length: {len(body.encode())}", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+def run_full(scenario: Callable[[RecordingControl, int], Awaitable[None]]) -> None:
+    """As with --http-addr: everything on TCP."""
+
+    async def everything() -> None:
+        control = RecordingControl()
+        api = Api(control)
+        sock = open_tcp_socket("127.0.0.1", 0, "--http-addr")
+        port: int = sock.getsockname()[1]
+        await api.serve(sock, full=True)
+        try:
+            await scenario(control, port)
+        finally:
+            await api.close()
+
+    asyncio.run(everything())
 
 
 def run(scenario: Callable[[RecordingControl, Client, int], Awaitable[None]], directory: Path) -> None:
@@ -124,7 +174,7 @@ def test_reading_over_both_sockets(tmp_path: Path) -> None:
 
 def test_status_says_that_something_needs_attention(tmp_path: Path) -> None:
     async def scenario(control: RecordingControl, client: Client, _port: int) -> None:
-        down = {"Address": "a:1", "Outbound": True, "State": "failed", "Info": "why"}
+        down = {"Address": "a:1", "Outbound": True, "State": "failed", "Info": "why", "Attrs": {}}
         control.value = {**REPORT, "Router": {**control.value["Router"], "Connections": [down]}}
         _, headers = await asyncio.to_thread(client.get_text, "/status")
         assert headers["x-weavepy-well"] == "no"
@@ -147,7 +197,7 @@ def test_changes(tmp_path: Path) -> None:
         assert control.calls == [
             ("connect", ["a", "b"], True, 1.0),
             ("connect", ["a"], False, 0.0),
-            ("forget", ["a"]),
+            ("forget", ["a"], True),
             ("attach", "pid:1", ["10.0.0.1/24"]),
             ("detach", "pid:1", []),
             ("stop",),
@@ -188,6 +238,143 @@ def test_nonsense_is_refused_in_words(tmp_path: Path, path: str, value: object, 
     run(scenario, tmp_path)
 
 
+def test_forms_as_weave_takes_them() -> None:
+    async def scenario(control: RecordingControl, port: int) -> None:
+        assert await raw(port, form("/connect", "peer=a&peer=b%3A7&replace=true")) == (200, b"")
+        assert await raw(port, form("/connect", "peer=a&replace=false")) == (200, b"")
+        assert await raw(port, form("/connect", "peer=a")) == (200, b"")
+        assert await raw(port, form("/connect", "peer=bad&peer=a&peer=bad2")) == (
+            400,
+            b"bad has no address\nbad2 has no address\n",
+        )
+        assert await raw(port, form("/forget", "peer=unknown&peer=a")) == (200, b"")
+        assert control.calls == [
+            ("connect", ["a", "b:7"], True, 0.0),
+            ("connect", ["a"], False, 0.0),
+            ("connect", ["a"], False, 0.0),
+            ("connect", ["bad", "a", "bad2"], False, 0.0),
+            ("forget", ["unknown", "a"], False),
+        ]
+
+    run_full(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/connect", "", '"peer" must have 1 to 256'),
+        ("/connect", "replace=true", '"peer" must have 1 to 256'),
+        ("/connect", "peer=", "list of texts"),
+        ("/connect", "peer=a&replace=1", '"replace" must be true or false'),
+        ("/connect", "peer=a&wait=1", "unknown key 'wait'; this request takes peer, replace"),
+        ("/connect", "peer=%ff", "no form"),
+        ("/connect", "&".join(["peer=a"] * 258), "more than 257 fields"),
+        ("/forget", "peer=a&replace=true", "unknown key 'replace'"),
+    ],
+)
+def test_nonsense_in_forms_is_refused_in_plain_text(path: str, body: str, said: str) -> None:
+    async def scenario(control: RecordingControl, port: int) -> None:
+        status, text = await raw(port, form(path, body))
+        assert (status, said in text.decode(), text[:1] != b"{") == (400, True, True), text
+        assert control.calls == []
+
+    run_full(scenario)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Origin: https://evil.example",
+        "Origin: null",
+        "Origin: http://localhost",  # no page is from here
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-origin",
+    ],
+)
+@pytest.mark.parametrize("path", ["/connect", "/forget"])
+def test_a_form_that_a_browser_sends_is_not_obeyed(path: str, header: str) -> None:
+    async def scenario(control: RecordingControl, port: int) -> None:
+        status, text = await raw(port, form(path, "peer=evil.example", header))
+        assert (status, b"browser" in text) == (400, True)
+        assert control.calls == []
+
+    run_full(scenario)
+
+
+def test_only_connect_and_forget_take_forms() -> None:
+    async def scenario(control: RecordingControl, port: int) -> None:
+        for path in ("/attach", "/detach", "/stop"):
+            status, text = await raw(port, form(path, "target=pid:1"))
+            assert (status, b"send JSON" in text) == (400, True)
+        multipart = form("/connect", "peer=a").replace(b"x-www-form-urlencoded", b"json+form")
+        assert (await raw(port, multipart))[0] == 400
+        assert control.calls == []
+
+    run_full(scenario)
+
+
+def test_a_page_from_elsewhere_may_not_ask_for_more() -> None:
+    """JSON needs a browser's question first, and this is the answer."""
+
+    async def scenario(control: RecordingControl, port: int) -> None:
+        question = "OPTIONS /connect HTTP/1.0\r\nHost: localhost\r\nOrigin: https://evil.example\r\n"
+        head, _ = await whole(port, f"{question}Access-Control-Request-Method: POST\r\n\r\n".encode())
+        assert int(head.split()[1]) == 405
+        assert b"access-control" not in head.lower()
+        assert control.calls == []
+
+    run_full(scenario)
+
+
+def test_a_report_is_json_or_what_a_template_makes_of_it(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, client: Client, port: int) -> None:
+        for accept in ("application/json", "text/html, application/json;q=0.9"):
+            status, body = await raw(port, get("/report?format=x", accept=accept))
+            assert (status, json.loads(body)) == (200, REPORT)
+        status, text = await raw(port, get("/report"))
+        assert (status, b"Accept: application/json" in text, b"?format=" in text) == (400, True, True)
+        template = "%7B%7B.Router.NickName%7D%7D+%7B%7Bif+.IPAM%7D%7Dy%7B%7Belse%7D%7Dn%7B%7Bend%7D%7D"
+        assert await raw(port, get(f"/report?format={template}")) == (200, b"one n")
+        status, text = await raw(port, get("/report?format=%7B%7B.Nothing%7D%7D"))
+        assert (status, text[:44]) == (400, b"template, line 1, column 3: there is no field Nothing"[:44])
+        status, _ = await raw(port, get(f"/report?format={'x' * 5000}"))
+        assert status == 400
+        control.value = {"Odd": "\ud800"}  # nothing that a peer can send, but nothing to fall over either
+        assert await raw(port, get("/report?format=%7B%7B.Odd%7D%7D")) == (200, b"?")
+        assert (await asyncio.to_thread(client.get_text, "/report?format=a"))[0] == "a"
+        with pytest.raises(LocalError, match=r"^template, line 1, column 1: \{\{ without \}\}$"):
+            await asyncio.to_thread(client.get_text, "/report?format=%7B%7B")
+
+    run(scenario, tmp_path)
+
+
+def test_metrics_are_text_or_openmetrics(tmp_path: Path) -> None:
+    async def scenario(_control: RecordingControl, _client: Client, port: int) -> None:
+        head, body = await whole(port, get("/metrics"))
+        assert b"Content-Type: text/plain; version=" in head
+        assert b"\nweave_connection_terminations_total 3.0\n" in body
+        head, body = await whole(port, get("/metrics", accept="application/openmetrics-text"))
+        assert b"Content-Type: application/openmetrics-text" in head
+        assert body.endswith(b"# EOF\n")
+
+    run(scenario, tmp_path)
+
+
+def test_nobody_is_served_before_the_router_has_started(tmp_path: Path) -> None:
+    async def scenario(control: RecordingControl, client: Client, port: int) -> None:
+        control.ready = False
+        for path in ("/status", "/status/peers", "/report", "/metrics", "/healthz"):
+            status, text = await raw(port, get(path, accept="application/json"))
+            assert (status, text) == (503, b"the router is starting or stopping; try again\n")
+        with pytest.raises(LocalError, match=r"^the router is starting or stopping; try again$"):
+            await asyncio.to_thread(client.post, "/connect", {"peers": ["a"]})
+        assert control.calls == []
+        control.ready = True
+        assert await raw(port, get("/healthz")) == (200, b"ok\n")
+
+    run(scenario, tmp_path)
+
+
 def test_a_mistake_of_ours_is_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(_control: RecordingControl, client: Client, _port: int) -> None:
         with pytest.raises(LocalError, match="internal error") as caught:
@@ -214,7 +401,7 @@ def test_bodies_are_json_and_bounded(tmp_path: Path) -> None:
         assert await send(b"\xff\xfe{") == (400, "the request's body is not JSON")
         status, _ = await send(b" " * (limits.HTTP_BODY_BYTES_MAX + 1))
         assert status == 413
-        # What a form on somebody's web page can send must not be obeyed.
+        # What a form on somebody's web page can send without a word of where it comes from must not be obeyed.
         status, text = await send(b'{"peers": ["a"]}', "text/plain")
         assert (status, "application/json" in text) == (400, True)
         assert control.calls == []

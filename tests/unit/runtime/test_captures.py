@@ -14,7 +14,8 @@ import pytest
 from weavepy import limits
 from weavepy.client import Client, Stream
 from weavepy.errors import LocalError
-from weavepy.runtime.api import Api, Control, open_tcp_socket, open_unix_socket
+from weavepy.runtime.api import Api, Control
+from weavepy.runtime.apisockets import open_tcp_socket, open_unix_socket
 from weavepy.runtime.captures import COUNTS, Capture, Captures, find_peer
 from weavepy.runtime.dataplane import EngineLike
 
@@ -174,6 +175,7 @@ def test_a_long_list_of_peers_is_cut() -> None:
 
 
 class FakeControl(SimpleNamespace):
+    ready = True
     captures: Captures
 
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture:

@@ -1,6 +1,7 @@
 """What the operator is told: the report put together, and each peer's fate after `connect`."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,6 +16,13 @@ from weavepy.runtime.operator import Operator
 LOCAL, REMOTE = bytes([2, 0, 0, 0, 1, 1]), bytes([2, 0, 0, 0, 1, 2])
 
 
+FAILED = [
+    {"Address": "x", "State": "failed", "Info": "refused", "Attrs": {"retry_s": 60.0}},
+    {"Address": "y", "State": "failed", "Info": "it is us", "Attrs": {"retry_s": None}},
+    {"Address": "z", "State": "retrying", "Info": "refused", "Attrs": {}},
+]
+
+
 class Router:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
@@ -24,16 +32,20 @@ class Router:
 
     def report(self, now: float) -> dict[str, object]:
         assert now == 7.0
-        up = {"Address": "10.0.0.2:6783", "State": "established", "Attrs": {"index": 5}}
+        up = {"Address": "10.0.0.2:6783", "State": "established", "Info": "", "Attrs": {"index": 5}}
         return {
             "Name": "02:00:00:00:00:01",
             "Peers": [
                 {"Name": "02:00:00:00:00:01", "NickName": "one"},
                 {"Name": "02:00:00:00:00:02", "NickName": "two"},
             ],
-            "Connections": [up, {"Address": "x", "State": "retrying", "Attrs": {}}],
+            "Connections": [up, *FAILED],
             "Targets": ["b"],
         }
+
+    def figures(self, now: float) -> dict[str, object]:
+        report = self.report(now)
+        return {"Connections": report["Connections"], "TerminationCount": 2, "PeerCount": 2}
 
 
 class Shell:
@@ -101,8 +113,11 @@ def operator() -> tuple[Operator, Shell, Targets]:
 
 
 def test_the_report_is_one_picture() -> None:
-    report = operator()[0].report()
+    value = operator()[0]
+    value.ready = True
+    report = value.report()
     router = report["Router"]
+    assert operator()[0].report()["Ready"] is False  # nobody has said so
     assert (report["Ready"], report["Warnings"], report["Unresolved"]) == (
         True,
         ["look out"],
@@ -121,6 +136,9 @@ def test_the_report_is_one_picture() -> None:
     }
     assert router["CaptureStats"] == {"PacketsReceived": 7}
     assert report["Attachments"][0]["Cidrs"] == ["10.0.0.1/24"]
+    soon, never, now = (c["Info"] for c in router["Connections"] if c["Address"] in "xyz")
+    assert re.fullmatch(r"refused, retry: 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d \+0000 UTC", soon)
+    assert (never, now) == ("it is us, retry: never", "refused")
     assert report["Shell"] == {"Sockets": 2, "Counters": {"slow_peers": 1}}
     assert report["Captures"] == []
 
@@ -175,7 +193,21 @@ def test_forgetting_what_is_no_target_names_the_targets() -> None:
     value, shell, targets = operator()
     shell.router.states = {"b": "established"}
     with pytest.raises(LocalError, match="c is not a target; the targets are: a, b"):
-        asyncio.run(value.forget(["a", "c"]))
+        asyncio.run(value.forget(["a", "c"], known_only=True))
     assert targets.forgotten == []
-    asyncio.run(value.forget(["a", "b"]))
+    asyncio.run(value.forget(["a", "b"], known_only=True))
     assert targets.forgotten == ["a", "b"]
+
+
+def test_forgetting_as_weave_does_passes_over_what_is_no_target() -> None:
+    value, shell, targets = operator()
+    shell.router.states = {"b": "established"}
+    asyncio.run(value.forget(["c", "b"], known_only=False))
+    assert targets.forgotten == ["b"]
+
+
+def test_figures_grow_with_connections_only() -> None:
+    figures = operator()[0].figures()
+    assert figures["Engine"] == {"Counters": {"drop_tag": 3, "tap_frames": 7}, "Links": {5: {"index": 5}}}
+    assert (figures["Macs"], figures["Attachments"]) == (2, 1)
+    assert figures["Router"].keys() == {"Connections", "TerminationCount", "PeerCount"}

@@ -38,7 +38,8 @@ UP = connection(
     epoch=0,
     since_s=12.5,
 )
-DOWN = connection("10.0.0.9:6783", "retrying", "connection refused, retry in 2s")
+RETRY = "connection refused, retry: 2026-11-26 11:20:05 +0000 UTC"
+DOWN = connection("10.0.0.9:6783", "failed", RETRY, retry_s=2.0)
 
 
 CIPHERS = {"aes-256-gcm": "vaes", "chacha20-poly1305": "libcrypto"}
@@ -93,13 +94,13 @@ GOLDEN = """\
      Encryption: enabled
   PeerDiscovery: enabled
         Targets: 1
-    Connections: 2 (1 established, 1 retrying)
+    Connections: 2 (1 established, 1 failed)
           Peers: 2 (with 1 established connections)
  TrustedSubnets: none
         Ciphers: aes-256-gcm by vaes, chacha20-poly1305 by libcrypto
        Offloads: csum, tso, gro
 
-1 of 2 peers established. Not connected: 10.0.0.9:6783: connection refused, retry in 2s \
+1 of 2 peers established. Not connected: 10.0.0.9:6783: connection refused, retry: 2026-11-26 11:20:05 +0000 UTC \
 (is the router running there, and is the port right?).
 """
 
@@ -131,9 +132,9 @@ def test_connections() -> None:
     inbound = connection("10.0.0.3:40000", "connecting", "handshake", outbound=False)
     assert render_connections(report(UP, inbound, DOWN)) == (
         "-> 10.0.0.2:6783         established encrypted   fastpath 02:00:00:00:00:02(two) "
-        "cipher=aes-256-gcm mtu=1376 rtt_ms=0.4 since_s=12.5\n"
+        "mtu=1376 cipher=aes-256-gcm rtt_ms=0.4 since_s=12.5\n"
         "<- 10.0.0.3:40000        connecting  handshake\n"
-        "-> 10.0.0.9:6783         retrying    connection refused, retry in 2s\n"
+        "-> 10.0.0.9:6783         failed      connection refused, retry: 2026-11-26 11:20:05 +0000 UTC\n"
     )
 
 

@@ -1,0 +1,88 @@
+"""What a request that changes something carries: JSON, or a form as Weave Net's script and `curl -d` send it.
+
+Rules of this file. A page in a browser can make requests to this host, and can't read the answers, which for a change
+is no comfort. JSON is safe: a page from elsewhere may send that type only after asking first, and we grant nothing.
+Forms aren't asked about. But every browser says where such a request comes from, in `Origin` or `Sec-Fetch-Site`, and
+no page is from here, since we serve none: a form with either header is refused, whatever it says, and scripts send
+neither. That the `Host` is ours is checked elsewhere. Any other type, `text/plain` above all, is refused, since forms
+can have it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from weavepy import limits
+from weavepy.errors import LocalError
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def is_form(request: web.Request) -> bool:
+    """Tells whether a request carries a form, and wants to be answered like one: in plain text."""
+    return request.content_type == FORM
+
+
+async def read_form(request: web.Request, known: set[str], fields_max: int) -> dict[str, list[str]]:
+    """Returns a form's fields with their values; LocalError for one that is broken, or that a browser sent."""
+    if "Origin" in request.headers or "Sec-Fetch-Site" in request.headers:
+        raise LocalError("a page in a browser can't change anything here; send JSON, or use curl")
+    fields: dict[str, list[str]] = {}
+    try:
+        text = (await _read(request)).decode()
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=fields_max, errors="strict")
+    except ValueError:
+        raise LocalError(f"the request's body is no form, or has more than {fields_max} fields") from None
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    _check_names(fields, known)
+    return fields
+
+
+async def read_json(request: web.Request, known: set[str]) -> Mapping[str, object]:
+    """Returns a JSON object's members; LocalError for anything else."""
+    if request.content_type != "application/json":
+        raise LocalError("send JSON, with the header Content-Type: application/json")
+    try:
+        body = json.loads(await _read(request))
+    except (ValueError, RecursionError):
+        raise LocalError("the request's body is not JSON") from None
+    if not isinstance(body, dict):
+        raise LocalError("the request's body must be a JSON object")
+    _check_names(body, known)
+    return body
+
+
+def one_text(body: Mapping[str, object], key: str) -> str:
+    """Returns a member that must be a text."""
+    value = body.get(key)
+    if not isinstance(value, str) or not value:
+        raise LocalError(f'"{key}" must be a text that is not empty')
+    return value
+
+
+def texts(body: Mapping[str, object], key: str, at_most: int, at_least: int = 1) -> list[str]:
+    """Returns a member that must be a list of so many texts, none of them empty."""
+    value = body.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise LocalError(f'"{key}" must be a list of texts')
+    if not at_least <= len(value) <= at_most:
+        raise LocalError(f'"{key}" must have {at_least} to {at_most} entries')
+    return value
+
+
+def _check_names(body: Mapping[str, object], known: set[str]) -> None:
+    if unknown := set(body) - known:
+        raise LocalError(
+            f"unknown key {min(unknown)!r}; this request takes {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+async def _read(request: web.Request) -> bytes:
+    async with asyncio.timeout(limits.HTTP_TIMEOUT_S):
+        return await request.read()
