@@ -225,8 +225,8 @@ cdef extern from "table.h" nogil:
         sockaddr_storage sa
         socklen_t len
     struct wv_link:
-        uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams
         uint32_t path_mtu
+    void wv_link_tallies(const wv_link *link, uint64_t *out)
     struct wv_peer:
         uint64_t name
         wv_link *next
@@ -259,7 +259,7 @@ cdef extern from "monitor.h" nogil:
     void wv_monitor_counts(const wv_monitor *m, uint64_t *kept, uint64_t *dropped)
 
 cdef extern from "counters.h" nogil:
-    enum: WV_C_COUNT
+    enum: WV_C_COUNT, WV_T_COUNT
 
 cdef extern from *:
     """
@@ -269,8 +269,14 @@ cdef extern from *:
         WV_COUNTERS(X)
     #undef X
     };
+    static const char *const wv_tally_names[] = {
+    #define X(name) #name,
+        WV_TALLIES(X)
+    #undef X
+    };
     """
     const char *wv_counter_names[]
+    const char *wv_tally_names[]
 
 cdef extern from "engine.h" nogil:
     enum: WV_EVENT_HEARTBEAT, WV_EVENT_ALIVE, WV_EVENT_EPOCH, WV_EVENT_MOVED, WV_EVENT_WORN, WV_EVENT_PROBED
@@ -1346,13 +1352,9 @@ cdef class Engine:
         cdef wv_link *link = wv_engine_link(self.engine, index)
         if link == NULL:
             raise LocalError(f"no link {index}")
-        return {
-            "tx_bytes": link.tx_bytes,
-            "tx_datagrams": link.tx_datagrams,
-            "rx_bytes": link.rx_bytes,
-            "rx_datagrams": link.rx_datagrams,
-            "path_mtu": link.path_mtu,
-        }
+        cdef uint64_t values[WV_T_COUNT]
+        wv_link_tallies(link, values)
+        return {wv_tally_names[i].decode(): values[i] for i in range(WV_T_COUNT)} | {"path_mtu": link.path_mtu}
 
     def offloads(self):
         return {"gso": bool(self.engine.gso), "gro": bool(self.engine.gro), "uso": bool(self.engine.uso)}

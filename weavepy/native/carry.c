@@ -27,6 +27,7 @@ static void stage(struct wv_shard *s, const struct wv_way *way, struct wv_sleeve
     s->stage_via = via;
     s->stage_len += size;
     s->stage_frames++;
+    WV_TALLY(s, way->link, tx_frames);
 }
 
 /* One frame as it goes over the wire, checksums finished. */
@@ -123,18 +124,21 @@ void wv_carry_receive(struct wv_shard *s, struct wv_link *link, uint8_t *packet,
         break;
     case WV_SLEEVE_TAG:
         WV_COUNT(s, drop_tag);
+        WV_TALLY(s, link, rx_dropped);
         return;
     case WV_SLEEVE_REPLAY:
         WV_COUNT(s, drop_replay);
+        WV_TALLY(s, link, rx_dropped);
         return;
     case WV_SLEEVE_SHORT:
         WV_COUNT(s, drop_mark);
+        WV_TALLY(s, link, rx_dropped);
         return;
     }
     WV_COUNT(s, rx_datagrams);
     wv_count_n(s, WV_C_rx_bytes, len);
-    atomic_fetch_add_explicit(&link->rx_datagrams, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&link->rx_bytes, len, memory_order_relaxed);
+    WV_TALLY(s, link, rx_datagrams);
+    wv_tally_n(s, link, WV_T_rx_bytes, len);
     uint8_t *at = packet + wv_sleeve_head(sleeve);
     while ((more = wv_sleeve_next(&at, packet + len, &f)) > 0) {
         if (f.len < WV_FRAME_MIN)

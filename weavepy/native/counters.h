@@ -20,4 +20,16 @@ enum wv_counter {
         WV_C_COUNT
 };
 
+/* What a link counts, each shard for itself. Frames are as a wire would have them: a super-frame is as many as it is cut
+ * into, one that is split is one. Dropped are datagrams. */
+#define WV_TALLIES(X) \
+    X(tx_bytes) X(tx_datagrams) X(tx_frames) X(tx_dropped) X(rx_bytes) X(rx_datagrams) X(rx_frames) X(rx_dropped)
+
+enum wv_tally {
+#define X(name) WV_T_##name,
+    WV_TALLIES(X)
+#undef X
+        WV_T_COUNT
+};
+
 #endif

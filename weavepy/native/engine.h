@@ -35,7 +35,7 @@ struct wv_event {
 };
 
 /* A link may have WV_EVENTS_LINK events waiting, so that one peer can't crowd out the others' heartbeats. */
-enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096, WV_SHARDS_MAX = WV_LANES_MAX / WV_LANES_PER_SHARD };
+enum { WV_EVENTS = 1024, WV_EVENTS_LINK = 16, WV_ALIVE_MS = 1000, WV_COMMANDS = 4096 };
 
 enum wv_command_kind { WV_COMMAND_HEARTBEAT, WV_COMMAND_PROBE, WV_COMMAND_SLEEVE };
 

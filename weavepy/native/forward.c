@@ -50,6 +50,7 @@ static void split(struct wv_shard *s, const struct wv_way *way, const struct wv_
         return;
     }
     WV_COUNT(s, split_frames);
+    WV_TALLY(s, way->link, tx_frames);
     wv_outbox_unstage(s); /* what was staged for this link goes before */
     for (size_t at = 0; at < len; at += size) {
         size_t n = len - at < size ? len - at : size;
@@ -141,11 +142,16 @@ void wv_forward_super(struct wv_shard *s, const struct wv_way *way, const struct
     }
     s->superframe++;
     wv_outbox_unstage(s); /* what was staged for this link goes before */
-    while ((n = wv_slicer_next(&slicer, &record)))
+    uint64_t slices = 0;
+    for (; (n = wv_slicer_next(&slicer, &record)); slices++)
         wv_outbox_put(s, way->link, way->quick, record, n);
+    wv_tally_n(s, way->link, WV_T_tx_frames, slices);
     if (s->arena_len >= WV_SEND_BYTES)
         wv_outbox_send(s);
 }
+
+/* Whether a slice or part counts as a frame: of parts only the first does. */
+static int is_frame(uint8_t kind, const uint8_t *body) { return kind != WV_KIND_PART || !wv_get16(body + 4); }
 
 /* Puts a record with this way's head and the body in two pieces. */
 static void put(struct wv_shard *s, const struct wv_way *way, const struct wv_record *r, const uint8_t *head_octets,
@@ -159,6 +165,8 @@ static void put(struct wv_shard *s, const struct wv_way *way, const struct wv_re
     }
     memcpy(s->relay + head, head_octets, head_len);
     memcpy(s->relay + head + head_len, rest, rest_len);
+    if (is_frame(r->kind, head_octets))
+        WV_TALLY(s, way->link, tx_frames);
     wv_outbox_put(s, way->link, way->quick, s->relay, head + head_len + rest_len);
 }
 

@@ -17,8 +17,6 @@ static void depart(struct wv_shard *s, struct wv_link *link, enum wv_via via, ui
         s->trains[s->trains_n++] = (struct wv_train){link, (uint32_t)s->arena_len, n, n, 1, 0, via};
     }
     s->arena_len += n;
-    atomic_fetch_add_explicit(&link->tx_datagrams, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&link->tx_bytes, n, memory_order_relaxed);
 }
 
 void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const uint8_t *plain, size_t len) {
@@ -26,6 +24,7 @@ void wv_outbox_put(struct wv_shard *s, struct wv_link *link, int quick, const ui
     struct wv_tx_key *key = atomic_load(&link->tx);
     if (!key || lane >= key->lanes || !atomic_load(&link->ready)) {
         WV_COUNT(s, drop_no_key);
+        WV_TALLY(s, link, tx_dropped);
         return;
     }
     if (s->trains_n == WV_MESSAGES || s->arena_len + WV_HEADER + len + WV_TAG > WV_ARENA)
@@ -50,6 +49,7 @@ void wv_outbox_packet(struct wv_shard *s, struct wv_link *link, int df, const ui
     struct wv_sleeve *sleeve = atomic_load(&link->sleeve);
     if (!sleeve || !atomic_load(&sleeve->ready)) {
         WV_COUNT(s, drop_no_key);
+        WV_TALLY(s, link, tx_dropped);
         return;
     }
     size_t head = wv_sleeve_head(sleeve);
@@ -95,6 +95,7 @@ void wv_outbox_stage(struct wv_shard *s, const struct wv_way *way, const struct 
     s->stage_link = way->link;
     s->stage_via = via;
     s->stage_len += size;
+    WV_TALLY(s, way->link, tx_frames);
 }
 
 void wv_outbox_flush(struct wv_shard *s) {
@@ -183,9 +184,12 @@ static void sent(struct wv_shard *s, const struct wv_train *t) {
     wv_count_n(s, WV_C_tx_datagrams, t->count);
     wv_count_n(s, WV_C_tx_bytes, t->len);
     WV_COUNT(s, tx_calls);
+    wv_tally_n(s, t->link, WV_T_tx_datagrams, t->count);
+    wv_tally_n(s, t->link, WV_T_tx_bytes, t->len);
 }
 
-static void dropped(struct wv_shard *s, uint32_t datagrams, int error) {
+static void dropped(struct wv_shard *s, const struct wv_train *t, uint32_t datagrams, int error) {
+    wv_tally_n(s, t->link, WV_T_tx_dropped, datagrams);
     if (error == EAGAIN || error == ENOBUFS)
         wv_count_n(s, WV_C_drop_tx_blocked, datagrams);
     else if (error == ENETUNREACH || error == EHOSTUNREACH || error == ECONNREFUSED || error == ENETDOWN || error == EPERM)
@@ -201,6 +205,7 @@ static int may_be_source(int error) { return error == EINVAL || error == ENETUNR
 /* What remains of the train is lost, like a frame that meets a smaller MTU on its way; what follows will be smaller. */
 static void too_big_for_sleeve(struct wv_shard *s, const struct wv_train *t) {
     WV_COUNT(s, drop_oversize);
+    WV_TALLY(s, t->link, tx_dropped);
     wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_SLEEVE_TOO_BIG, .index = t->link->index});
 }
 
@@ -220,11 +225,13 @@ static void send_singly(struct wv_shard *s, const struct wv_train *t) {
             too_big_for_sleeve(s, t);
             return;
         } else if (r < 0) {
-            dropped(s, 1, errno);
+            dropped(s, t, 1, errno);
         } else {
             WV_COUNT(s, tx_datagrams);
             WV_COUNT(s, tx_calls);
             wv_count_n(s, WV_C_tx_bytes, n);
+            WV_TALLY(s, t->link, tx_datagrams);
+            wv_tally_n(s, t->link, WV_T_tx_bytes, n);
         }
     }
 }
@@ -285,7 +292,7 @@ static int refused(struct wv_shard *s, struct wv_train *t, int error, int *waite
         send_singly(s, t);
         return 0;
     }
-    dropped(s, t->count, error);
+    dropped(s, t, t->count, error);
     return 0;
 }
 

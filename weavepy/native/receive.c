@@ -159,6 +159,8 @@ int wv_receive_record(struct wv_shard *s, struct wv_link *link, uint8_t lane, st
         WV_COUNT(s, skipped_records);
         return 1;
     }
+    if (r->kind != WV_KIND_PART || !wv_get16(r->body + 4)) /* of parts the first stands for the frame */
+        WV_TALLY(s, link, rx_frames);
     if (!may_speak_for(s, link, source)) {
         WV_COUNT(s, drop_source_peer);
         return 1;
@@ -277,6 +279,7 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
             learn_address(s, link, from);
         } else if (!from_remote(link, from)) {
             WV_COUNT(s, drop_source_address);
+            WV_TALLY(s, link, rx_dropped);
             return;
         }
     } else {
@@ -285,6 +288,7 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
         int newest = 0;
         if (!key || (key->epoch & 0xffff) != epoch) {
             WV_COUNT(s, drop_epoch);
+            WV_TALLY(s, link, rx_dropped);
             return;
         }
         switch (wv_open(key, d, len, &newest)) {
@@ -292,12 +296,15 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
             break;
         case WV_OPEN_REPLAY:
             WV_COUNT(s, drop_replay);
+            WV_TALLY(s, link, rx_dropped);
             return;
         case WV_OPEN_LANE:
             WV_COUNT(s, drop_epoch);
+            WV_TALLY(s, link, rx_dropped);
             return;
         default:
             WV_COUNT(s, drop_tag);
+            WV_TALLY(s, link, rx_dropped);
             return;
         }
         end -= WV_TAG;
@@ -309,8 +316,8 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
     }
     WV_COUNT(s, rx_datagrams);
     wv_count_n(s, WV_C_rx_bytes, len);
-    atomic_fetch_add_explicit(&link->rx_datagrams, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&link->rx_bytes, len, memory_order_relaxed);
+    WV_TALLY(s, link, rx_datagrams);
+    wv_tally_n(s, link, WV_T_rx_bytes, len);
     records(s, link, lane, at, end, from);
     sign_of_life(s, link);
 }

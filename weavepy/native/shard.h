@@ -107,6 +107,12 @@ static inline void wv_count_n(struct wv_shard *s, enum wv_counter c, uint64_t n)
 }
 #define WV_COUNT(s, name) wv_count_n(s, WV_C_##name, 1)
 
+static inline void wv_tally_n(struct wv_shard *s, struct wv_link *link, enum wv_tally t, uint64_t n) {
+    _Atomic uint64_t *at = &link->tallies[s->number].n[t];
+    atomic_store_explicit(at, atomic_load_explicit(at, memory_order_relaxed) + n, memory_order_relaxed);
+}
+#define WV_TALLY(s, link, name) wv_tally_n(s, link, WV_T_##name, 1)
+
 /* Whether frames are to be shown to somebody. All that it costs while they aren't. */
 static inline int wv_monitored(const struct wv_shard *s) { return __builtin_expect(s->monitors != NULL, 0); }
 

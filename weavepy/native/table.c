@@ -15,9 +15,10 @@ int wv_address_equal(const struct wv_address *a, const struct wv_address *b) {
 }
 
 struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t lanes) {
-    struct wv_link *link = calloc(1, sizeof *link);
+    struct wv_link *link = aligned_alloc(_Alignof(struct wv_link), sizeof *link);
     if (!link)
         return NULL;
+    memset(link, 0, sizeof *link);
     link->index = index;
     link->peer = peer;
     link->clear = clear;
@@ -74,6 +75,14 @@ void wv_link_destroy(struct wv_link *link) {
         wv_rx_key_destroy(atomic_load(&link->rx[i]));
     pthread_spin_destroy(&link->lock);
     free(link);
+}
+
+void wv_link_tallies(const struct wv_link *link, uint64_t out[WV_T_COUNT]) {
+    for (int t = 0; t < WV_T_COUNT; t++) {
+        out[t] = 0;
+        for (int shard = 0; shard < WV_SHARDS_MAX; shard++)
+            out[t] += atomic_load_explicit(&link->tallies[shard].n[t], memory_order_relaxed);
+    }
 }
 
 uint32_t wv_link_overhead(struct wv_link *link) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include "counters.h"
 #include "key.h"
 #include "sleeve.h"
 
@@ -19,6 +20,13 @@ struct wv_address {
 };
 
 int wv_address_equal(const struct wv_address *a, const struct wv_address *b); /* address and port */
+
+enum { WV_SHARDS_MAX = WV_LANES_MAX / WV_LANES_PER_SHARD };
+
+/* One cache line for each shard, which alone writes it. */
+struct wv_tallies {
+    _Alignas(64) _Atomic uint64_t n[WV_T_COUNT];
+};
 
 struct wv_link {
     uint32_t index;
@@ -36,7 +44,7 @@ struct wv_link {
     _Atomic(struct wv_rx_key *) rx[4]; /* by the epoch's two low bits */
     _Atomic(struct wv_sleeve *) sleeve; /* Weave Net's overlay beside ours, or NULL */
     _Atomic int by_sleeve;              /* it carries the frames */
-    _Atomic uint64_t tx_bytes, tx_datagrams, rx_bytes, rx_datagrams;
+    struct wv_tallies tallies[WV_SHARDS_MAX];
 };
 
 /* Links by their peer's name, which is all that a sleeve packet says of its sender. */
@@ -54,6 +62,7 @@ struct wv_names *wv_names_with(const struct wv_names *names, uint64_t name, stru
 
 struct wv_link *wv_link_new(uint32_t index, uint64_t peer, int clear, uint32_t lanes);
 void wv_link_destroy(struct wv_link *link);
+void wv_link_tallies(const struct wv_link *link, uint64_t out[WV_T_COUNT]); /* of all shards together */
 /* Octets of a datagram's IP packet that aren't records. */
 uint32_t wv_link_overhead(struct wv_link *link);
 /* Sets the path MTU and with it the room for records in one datagram. */

@@ -46,8 +46,20 @@ _ENGINE = (
 _LINK_COUNTERS = (
     ("tx_bytes", "weavepy_link_transmit_bytes", "Octets of datagrams sent to the peer."),
     ("tx_datagrams", "weavepy_link_transmit_datagrams", "Datagrams sent to the peer."),
+    (
+        "tx_frames",
+        "weavepy_link_transmit_frames",
+        "Frames sent to the peer, each as many as a wire would carry.",
+    ),
+    ("tx_dropped", "weavepy_link_transmit_dropped", "Datagrams to the peer that could not be sent."),
     ("rx_bytes", "weavepy_link_receive_bytes", "Octets of datagrams received from the peer."),
     ("rx_datagrams", "weavepy_link_receive_datagrams", "Datagrams received from the peer."),
+    (
+        "rx_frames",
+        "weavepy_link_receive_frames",
+        "Frames received from the peer, as many as a wire would carry.",
+    ),
+    ("rx_dropped", "weavepy_link_receive_dropped", "Datagrams in the peer's name that were refused."),
 )
 # An attribute of a connection, our name for it, the factor to its unit, what it is.
 _LINK_GAUGES = (

@@ -13,6 +13,7 @@ from weavepy.runtime import metrics
 from weavepy.runtime.metrics import exposition
 from weavepy.runtime.status import STATES
 
+TALLIES = [f"{way}_{what}" for way in ("tx", "rx") for what in ("bytes", "datagrams", "frames", "dropped")]
 COUNTERS = {"tap_frames": 7, "tx_bytes": 1000, "drop_tag": 3, "drop_no_route": 0, "mac_moves": 2}
 
 
@@ -52,7 +53,7 @@ FULL = figures(
         THREE, 6, "pending", name="sleeve", cipher="clear", encrypted=False, rtt_ms=0.0, nickname='"\n\\\x1b'
     ),
     {"Address": "192.0.2.9:6783", "State": "failed", "Info": "refused", "Attrs": {"retry_s": 1.0}},
-    links={5: {"tx_bytes": 10, "tx_datagrams": 1, "rx_bytes": 20, "rx_datagrams": 2, "path_mtu": 1500}},
+    links={5: {name: number for number, name in enumerate(TALLIES)} | {"path_mtu": 1500}},
 )
 
 
@@ -96,8 +97,9 @@ def test_each_link_has_its_figures() -> None:
     def of(name: str, peer: str = TWO) -> float | None:
         return found.get((f"weavepy_link_{name}", (("peer", peer),)))
 
-    assert (of("transmit_bytes_total"), of("receive_bytes_total")) == (10, 20)
-    assert (of("transmit_datagrams_total"), of("receive_datagrams_total")) == (1, 2)
+    counted = ("bytes", "datagrams", "frames", "dropped")
+    assert [of(f"transmit_{name}_total") for name in counted] == [0, 1, 2, 3]
+    assert [of(f"receive_{name}_total") for name in counted] == [4, 5, 6, 7]
     assert (of("round_trip_seconds"), of("path_mtu_bytes"), of("mtu_bytes")) == (0.0005, 1500, 1376)
     assert (of("handshake_age_seconds"), of("key_epoch"), of("reconnects_total")) == (12.5, 4, 2)
     assert (of("established"), of("established", THREE)) == (1, 0)
@@ -121,7 +123,9 @@ def test_drops_are_counted_by_reason() -> None:
 def test_every_counter_of_the_engine_is_told() -> None:
     """A new one can't be forgotten, and the names in our table are the engine's."""
     source = {key for key, _, _ in metrics._ENGINE}
-    listed = re.findall(r"X\((\w+)\)", _counters_header())
+    assert {key for key, _, _ in metrics._LINK_COUNTERS} == set(TALLIES)
+    assert _names("WV_TALLIES") == TALLIES
+    listed = _names("WV_COUNTERS")
     assert source <= set(listed)
     value = figures()
     value["Engine"]["Counters"] = dict.fromkeys(listed, 1)
@@ -130,8 +134,10 @@ def test_every_counter_of_the_engine_is_told() -> None:
     assert len(told) == len(listed)
 
 
-def _counters_header() -> str:
-    return (Path(_fastpath.__file__).parent / "native" / "counters.h").read_text().split("enum wv_counter")[0]
+def _names(macro: str) -> list[str]:
+    """The names in one of the lists of counters.h."""
+    header = (Path(_fastpath.__file__).parent / "native" / "counters.h").read_text()
+    return re.findall(r"X\((\w+)\)", header.split(f"#define {macro}(X)")[1].split("enum")[0])
 
 
 def test_the_linters_rules_hold() -> None:
@@ -156,14 +162,11 @@ def test_the_linters_rules_hold() -> None:
 def test_there_are_no_more_series_than_connections_allow() -> None:
     def count(number: int) -> int:
         peers = [link(f"02:00:00:00:{i >> 8:02x}:{i & 255:02x}", i) for i in range(1, number + 1)]
-        links = {
-            i: dict.fromkeys(("tx_bytes", "tx_datagrams", "rx_bytes", "rx_datagrams"), 1)
-            for i in range(1, number + 1)
-        }
+        links = {i: dict.fromkeys(TALLIES, 1) for i in range(1, number + 1)}
         return sum(line.startswith("weave") for line in text(figures(*peers, links=links)).splitlines())
 
     few, many = count(1), count(200)
-    assert (many - few) / 199 == 12
+    assert (many - few) / 199 == 16
     assert few < 80
     assert {
         state
