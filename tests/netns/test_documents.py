@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from roads import time_until_reached, wait_for_links
 
 from weavepy.lab.hosts import Host, Lab
-from weavepy.lab.spaces import Space
+from weavepy.lab.spaces import Space, run_ip
 from weavepy.lab.traffic import ping
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def commands(document: str) -> list[str]:
-    """The lines of the indented code blocks, without comments."""
+    """The lines of the indented code blocks, also of those in lists."""
     lines = (ROOT / document).read_text().splitlines()
-    return [line[4:] for line in lines if line.startswith("    ") and line.strip()]
+    return [line.strip() for line in lines if line.startswith("    ") and line.strip()]
 
 
 def run(host: Host, line: str, names: dict[str, str], directory: Path) -> subprocess.CompletedProcess[str]:
@@ -97,6 +98,43 @@ def run_beside_ping(
         run(host, f"weavepy attach 10.32.1.{number}/24 {container.target}", {}, place)
     with web.running(["ping", "-i", "0.2", "10.32.1.2"], "bytes from"):
         return run(lab.hosts[0], line, {}, place)
+
+
+def test_migrating_from_weave(lab: Lab, place: Path) -> None:
+    """With a bridge and a container as Weave Net leaves them behind on the host that changes over."""
+    first, second = lab.hosts
+    old, web, far = (lab.add_container(name) for name in ("old", "web", "far"))
+    lines = commands("docs/migrating-from-weave.md")
+    assert len(lines) == 7
+    assert all(line.startswith("weavepy ") for line in lines)
+    secret = place / "secret.key"
+    secret.write_text("kJ8-2vXq_9sLw0zRt7-hYb3Nf6Gm1Pc4\n")
+    secret.chmod(0o600)
+    # As others see it, this one may be Weave Net's.
+    first.weavepy("launch", "--password-file", str(secret), "--no-fastpath")
+    first.weavepy("attach", "10.32.0.9/12", far.target)
+    run_ip(
+        second.name,
+        "link add weave mtu 1376 type bridge",
+        f"link add vethwepl123 mtu 1376 type veth peer name ethwe mtu 1376 netns {old.name}",
+        "link set vethwepl123 master weave up",
+        "link set weave up",
+    )
+    run_ip(old.name, "addr add 10.32.0.5/12 dev ethwe", "link set ethwe up")
+    names = {"host1": first.address, "web": web.name}
+    for line in lines:
+        if line == "weavepy stop":
+            time_until_reached(old, "10.32.0.9")
+            assert ping(web, "10.32.0.9").complete
+            assert ping(old, "10.32.1.1").complete
+        done = run(second, line, names, place)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        if "launch" in line:
+            wait_for_links(second, 1)
+    assert "vethwepl123" in second.run(["ip", "-o", "link"]).stdout  # what was Weave Net's is there for it
+    assert "weave:" in second.run(["ip", "-o", "link"]).stdout
+    assert "ethwe" not in web.run(["ip", "-o", "link"]).stdout
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
