@@ -8,8 +8,8 @@ CIPHERS: tuple[str, ...]
 """Ciphers usable on this machine, best first: "aes-256-gcm" (only with AES hardware), "chacha20-poly1305"."""
 BACKENDS: dict[str, str]
 """Cipher name -> the library that runs it."""
-HAS_SECRETBOX: bool
-"""Whether sleeve packets can be encrypted: libsodium is there."""
+BOX_BACKEND: str
+"""What encrypts sleeve packets: "avx512" or "avx2", our own code for these, or "libsodium"; empty: nothing can."""
 RECORD_OVERHEAD: int
 DATAGRAM_OVERHEAD: int
 COPY_HEADER: int

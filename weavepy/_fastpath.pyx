@@ -72,8 +72,17 @@ cdef extern from "aead.h" nogil:
     const wv_aead *wv_ipsecmb_chacha()
     const wv_aead wv_openssl_gcm, wv_openssl_chacha
 
+cdef extern from "box.h" nogil:
+    enum: WV_BOX_KEY
+    struct wv_box:
+        const char *backend
+    const wv_box *wv_box_find()
+    const wv_box *wv_box_avx512()
+    const wv_box *wv_box_avx2()
+    const wv_box *wv_box_libsodium()
+
 cdef extern from "sleeve.h" nogil:
-    enum: WV_SLEEVE_FRAME, WV_SLEEVE_REPLAY, WV_SLEEVE_TAG, WV_SLEEVE_SPECIAL_MAX, WV_BOX_KEY
+    enum: WV_SLEEVE_FRAME, WV_SLEEVE_REPLAY, WV_SLEEVE_TAG, WV_SLEEVE_SPECIAL_MAX
     struct wv_sleeve_seen:
         pass
     struct wv_sleeve:
@@ -82,8 +91,7 @@ cdef extern from "sleeve.h" nogil:
         uint64_t source, destination
         uint8_t *data
         size_t len
-    int wv_box_usable()
-    wv_sleeve *wv_sleeve_new(uint64_t self_, uint64_t peer, const uint8_t *key, int dialled)
+    wv_sleeve *wv_sleeve_new(uint64_t self_, uint64_t peer, const wv_box *box, const uint8_t *key, int dialled)
     void wv_sleeve_destroy(wv_sleeve *s)
     size_t wv_sleeve_head(const wv_sleeve *s)
     size_t wv_sleeve_seal(wv_sleeve *s, int df, uint8_t *packet, size_t len)
@@ -349,7 +357,7 @@ EVENT_NAMES = {
     WV_EVENT_SLEEVE_TOO_BIG: "sleeve-toobig",
 }
 RECORD_OVERHEAD = WV_RECORD
-HAS_SECRETBOX = bool(wv_box_usable())
+BOX_BACKEND = "" if wv_box_find() == NULL else wv_box_find().backend.decode()
 DATAGRAM_OVERHEAD = WV_HEADER + WV_TAG
 COPY_HEADER = sizeof(wv_copy)
 FILTER_INSTRUCTIONS_MAX = WV_BPF_MAX
@@ -497,18 +505,36 @@ cdef const uint8_t *sleeve_key(bytes key) except? NULL:
         return NULL
     if len(key) != WV_BOX_KEY:
         raise ValueError(f"a key has {WV_BOX_KEY} bytes")
-    if not wv_box_usable():
-        raise LocalError("the encrypted sleeve overlay needs libsodium (libsodium23 on Debian)")
     return <const uint8_t *>PyBytes_AS_STRING(key)
+
+
+cdef const wv_box *box_of(bytes key, str backend=None) except? NULL:
+    """What seals under a key, NULL for None."""
+    cdef const wv_box *found = NULL
+    if key is None:
+        return NULL
+    if backend is None:
+        found = wv_box_find()
+        if found == NULL:
+            raise LocalError("the encrypted sleeve overlay needs libsodium (libsodium23 on Debian)")
+    elif backend == "avx512":
+        found = wv_box_avx512()
+    elif backend == "avx2":
+        found = wv_box_avx2()
+    elif backend == "libsodium":
+        found = wv_box_libsodium()
+    if found == NULL:
+        raise LocalError(f"{backend} can't be used on this machine")
+    return found
 
 
 cdef class SleevePackets:
     cdef wv_sleeve *sleeve
 
-    def __init__(self, uint64_t own, uint64_t peer, bytes key, *, bint dialled):
+    def __init__(self, uint64_t own, uint64_t peer, bytes key, *, bint dialled, str backend=None):
         if self.sleeve != NULL:
             raise ValueError("already initialised")
-        self.sleeve = wv_sleeve_new(own, peer, sleeve_key(key), dialled)
+        self.sleeve = wv_sleeve_new(own, peer, box_of(key, backend), sleeve_key(key), dialled)
         if self.sleeve == NULL:
             raise MemoryError
 
@@ -1266,6 +1292,7 @@ cdef class Engine:
         wv_engine_command(self.engine, &command)
 
     def sleeve_add(self, uint32_t index, bytes key, bint dialled):
+        box_of(key)
         cdef const uint8_t *secret = sleeve_key(key)
         if wv_engine_sleeve_add(self.engine, index, secret, dialled) < 0:
             raise LocalError(f"link {index} can't have a sleeve")

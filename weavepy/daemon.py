@@ -331,7 +331,7 @@ def _router_config(settings: Settings) -> RouterConfig:
 def _overlays(settings: Settings) -> tuple[str, ...]:
     """What is offered to peers, in Weave Net's order."""
     ours = () if settings.options.no_fastpath else (OVERLAY,)
-    if settings.password is None or _fastpath.HAS_SECRETBOX:
+    if settings.password is None or _fastpath.BOX_BACKEND:
         return (*ours, SLEEVE)
     if not ours:
         raise LocalError("--no-fastpath needs libsodium, which isn't here: apt-get install libsodium23")

@@ -257,7 +257,7 @@ int wv_engine_sleeve_add(struct wv_engine *e, uint32_t index, const uint8_t *key
     struct wv_link *link = wv_engine_link(e, index);
     if (!link || atomic_load(&link->sleeve))
         return -1;
-    struct wv_sleeve *sleeve = wv_sleeve_new(e->self, link->peer, key, dialled);
+    struct wv_sleeve *sleeve = wv_sleeve_new(e->self, link->peer, key ? wv_box_find() : NULL, key, dialled);
     struct wv_names *old = atomic_load(&e->names), *names = sleeve ? wv_names_with(old, link->peer, link) : NULL;
     if (!names) {
         wv_sleeve_destroy(sleeve);

@@ -5,18 +5,18 @@
 
 #define DF_BIT (1ull << 63)
 
-struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key, int dialled) {
-    if (key && !wv_box_usable())
-        return NULL;
+struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const struct wv_box *box, const uint8_t *key, int dialled) {
     struct wv_sleeve *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
     s->self = self;
     s->peer = peer;
-    s->dialled = dialled;
-    if (key) {
-        s->sealed = 1;
-        memcpy(s->key, key, sizeof s->key);
+    if (box) {
+        /* Who dialled has the first bit, so that the two directions never share a nonce under their one key. */
+        uint8_t ours[WV_BOX_PREFIX] = {dialled ? 0x80 : 0}, theirs[WV_BOX_PREFIX] = {dialled ? 0 : 0x80};
+        s->box = box;
+        wv_box_key_init(&s->to, key, ours);
+        wv_box_key_init(&s->from, key, theirs);
     }
     atomic_store(&s->mtu, WV_SLEEVE_MTU_MAX);
     atomic_store(&s->payload, WV_SLEEVE_PAYLOAD_MAX);
@@ -27,16 +27,10 @@ struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key
 void wv_sleeve_destroy(struct wv_sleeve *s) {
     if (!s)
         return;
-    OPENSSL_cleanse(s->key, sizeof s->key);
+    OPENSSL_cleanse(&s->to, sizeof s->to);
+    OPENSSL_cleanse(&s->from, sizeof s->from);
     pthread_spin_destroy(&s->lock);
     free(s);
-}
-
-/* Who dialled has the first bit, so that the two directions never share a nonce under their one key. */
-static void make_nonce(uint8_t nonce[WV_BOX_NONCE], int dialled, const uint8_t number[WV_SLEEVE_NUMBER]) {
-    memset(nonce, 0, WV_BOX_NONCE);
-    nonce[0] = dialled ? 0x80 : 0;
-    memcpy(nonce + WV_BOX_NONCE - WV_SLEEVE_NUMBER, number, WV_SLEEVE_NUMBER);
 }
 
 size_t wv_sleeve_seal(struct wv_sleeve *s, int df, uint8_t *packet, size_t len) {
@@ -44,11 +38,10 @@ size_t wv_sleeve_seal(struct wv_sleeve *s, int df, uint8_t *packet, size_t len) 
     /* Taken before it is used, and gone also if the packet then can't be sent. */
     uint64_t number = atomic_fetch_add_explicit(&s->next[!!df], 1, memory_order_relaxed);
     wv_put48(packet, s->self);
-    if (s->sealed) {
-        uint8_t nonce[WV_BOX_NONCE], *at = packet + WV_SLEEVE_NAME, *box = at + WV_SLEEVE_NUMBER;
+    if (s->box) {
+        uint8_t *at = packet + WV_SLEEVE_NAME, *box = at + WV_SLEEVE_NUMBER;
         wv_put64(at, number | (df ? DF_BIT : 0));
-        make_nonce(nonce, s->dialled, at);
-        wv_box_seal(s->key, nonce, box + WV_BOX, len, box, len + WV_BOX);
+        s->box->seal(&s->to, at, box + WV_BOX, len, box, len + WV_BOX);
     }
     return head + len;
 }
@@ -78,12 +71,11 @@ int wv_sleeve_fresh(struct wv_sleeve_seen *seen, uint64_t number) {
 enum wv_sleeve_opened wv_sleeve_open(struct wv_sleeve *s, uint8_t *packet, size_t len) {
     if (len < wv_sleeve_head(s))
         return WV_SLEEVE_SHORT;
-    if (!s->sealed)
+    if (!s->box)
         return WV_SLEEVE_OK;
-    uint8_t nonce[WV_BOX_NONCE], *at = packet + WV_SLEEVE_NAME;
+    uint8_t *at = packet + WV_SLEEVE_NAME;
     uint64_t number = wv_get64(at);
-    make_nonce(nonce, !s->dialled, at);
-    if (wv_box_open(s->key, nonce, at + WV_SLEEVE_NUMBER, len - WV_SLEEVE_NAME - WV_SLEEVE_NUMBER))
+    if (s->box->open(&s->from, at, at + WV_SLEEVE_NUMBER, len - WV_SLEEVE_NAME - WV_SLEEVE_NUMBER))
         return WV_SLEEVE_TAG;
     pthread_spin_lock(&s->lock);
     int fresh = wv_sleeve_fresh(&s->seen[number & DF_BIT ? 1 : 0], number & ~DF_BIT);

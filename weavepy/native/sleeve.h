@@ -30,8 +30,8 @@ struct wv_sleeve_seen {
 
 struct wv_sleeve {
     uint64_t self, peer;
-    int sealed, dialled; /* we dialled the control connection */
-    uint8_t key[WV_BOX_KEY];
+    const struct wv_box *box; /* NULL: plain form */
+    struct wv_box_key to, from; /* the peer */
     _Atomic uint64_t next[2]; /* by DF */
     _Atomic int ready;        /* the remote is known */
     _Atomic int fragments;    /* IP fragments pass */
@@ -48,13 +48,13 @@ enum {
     WV_SLEEVE_SPECIAL_MAX = 65000, /* octets of a frame between the routers */
 };
 
-/* key NULL: plain form. NULL without memory, or with a key where there is no libsodium. */
-struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const uint8_t *key, int dialled);
-void wv_sleeve_destroy(struct wv_sleeve *s); /* wipes the key; NULL is fine */
+/* box NULL: plain form, without a key. NULL without memory. */
+struct wv_sleeve *wv_sleeve_new(uint64_t self, uint64_t peer, const struct wv_box *box, const uint8_t *key, int dialled);
+void wv_sleeve_destroy(struct wv_sleeve *s); /* wipes the keys; NULL is fine */
 
 /* Octets of a packet before its frames. */
 static inline size_t wv_sleeve_head(const struct wv_sleeve *s) {
-    return WV_SLEEVE_NAME + (s->sealed ? WV_SLEEVE_NUMBER + WV_BOX : 0);
+    return WV_SLEEVE_NAME + (s->box ? WV_SLEEVE_NUMBER + WV_BOX : 0);
 }
 
 /* Makes a packet of the frames, `len` octets, that are at packet + wv_sleeve_head(s). Returns its length. */
