@@ -92,7 +92,7 @@ def test_any_packet_is_as_elsewhere(key, number, length, seed, data):
     "flags", [["-O3"], ["-O1", "-g", "-fsanitize=address,undefined"]], ids=["fast", "sanitized"]
 )
 def test_buffers_nonces_and_vectors(tmp_path, flags):
-    """In place and apart, at any alignment, with exact capacities; Poly1305 at the edges of its arithmetic. See boxes.c."""
+    """In place and apart, at any alignment, with exact capacities; Poly1305 at its edges. See boxes.c."""
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler is None or not Path("/usr/include/openssl/evp.h").exists():
         pytest.skip("needs a compiler and OpenSSL's headers")
