@@ -118,7 +118,7 @@ class Weavepy(Peer):
         self.host.weavepy("launch", *secret, *identity, *arguments)
 
     def router(self) -> dict[str, Any]:
-        return json.loads(Client(str(self.host.run_dir)).get_text("/report")[0])["Router"]
+        return Client(str(self.host.run_dir)).get("/report")["Router"]
 
     def connect(self, other: Peer) -> None:
         self.host.weavepy("connect", "--no-wait", other.address)
