@@ -324,7 +324,7 @@ class Sessions:
                 "age_s": round(now - connection.opened_at, 3),
                 "reconnects": self._registered[session.peer] - 1,
             }
-            info = f"{sealed:<11} {attributes['name']:<8} {name}({nickname})"
+            info = f"{sealed:<11} {attributes['name']:<6} {name}({nickname})"
         return {
             "Address": str(connection.remote),
             "Outbound": connection.outbound,

@@ -122,7 +122,7 @@ def test_a_link_comes_up_as_between_weave_routers(*, dials: bool, password: byte
     report = weave.router.report(weave.now)["Connections"]
     (connection,) = report  # type: ignore[misc]
     assert connection["State"] == "established"  # type: ignore[index]
-    kind = "unencrypted sleeve  " if password is None else "encrypted   sleeve  "
+    kind = f"{'unencrypted' if password is None else 'encrypted':<11} sleeve 02:00:00:00:00:02("
     assert connection["Info"].startswith(kind)  # type: ignore[index]
     assert connection["Attrs"]["mtu"] == mtu  # type: ignore[index]
     weave.wait(1.1)

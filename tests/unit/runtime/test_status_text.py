@@ -130,10 +130,16 @@ def test_a_range_of_protocols_and_weave_scripts() -> None:
 
 def test_connections() -> None:
     inbound = connection("10.0.0.3:40000", "connecting", "handshake", outbound=False)
-    assert render_connections(report(UP, inbound, DOWN)) == (
+    info = "encrypted   sleeve 02:00:00:00:00:04(four)"
+    sleeve = connection(
+        "10.0.0.4:6783", "established", info, mtu=1410, why="the peer doesn't offer \x1b[2Jit"
+    )
+    assert render_connections(report(UP, inbound, sleeve, DOWN)) == (
         "-> 10.0.0.2:6783         established encrypted   fastpath 02:00:00:00:00:02(two) "
         "mtu=1376 cipher=aes-256-gcm rtt_ms=0.4 since_s=12.5\n"
         "<- 10.0.0.3:40000        connecting  handshake\n"
+        "-> 10.0.0.4:6783         established encrypted   sleeve 02:00:00:00:00:04(four) mtu=1410 "
+        "(not fastpath: the peer doesn't offer \\x1b[2Jit)\n"
         "-> 10.0.0.9:6783         failed      connection refused, retry: 2026-11-26 11:20:05 +0000 UTC\n"
     )
 
