@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from frames import NONE, finish, super_frame
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 from test_carry import make as make_sleeves
 from test_carry import until
 from test_engine import BROADCAST, MAC1, MAC2, MAC3, SELF, WAIT_S, B, C, ethernet, record, settle, tables
@@ -21,6 +22,11 @@ from weavepy._fastpath import pack
 from weavepy.errors import LocalError
 
 RING = 1 << 20
+
+
+def flow(source, port):
+    packet = Ether(dst=MAC1, src=source) / IP(src="10.32.0.3", dst="10.32.0.2", flags="DF")
+    return bytes(packet / UDP(sport=port, dport=2) / Raw(bytes(100)))
 
 
 def watched(host, monitor, count):
@@ -111,6 +117,21 @@ def test_runs_of_datagrams_say_who_they_are_from(world):
     assert (source, destination, direction) == (B, SELF, IN)
     assert length == 42 + 500
     assert told[1] == 5
+
+
+def test_runs_of_two_peers_that_take_turns_say_who_they_are_from(world):
+    host, b, _ = world
+    monitor = host.engine.monitor_open(RING)
+    tables(host, [(SELF, 0, 0), (B, b.index, 1), (C, b.index, 1)])  # C is behind B
+    of = {B: udp_frame(100, df=True, source=MAC2), C: flow(MAC3, 7)}
+    b.send(*(record(1, of[source], path=(source, SELF)) for source in (B, C, B, C, C, B)))
+    for _ in of:
+        host.injected()
+    shown = watched(host, monitor, 2)
+    assert sorted((copy[0], copy[2], copy[-1][6:12]) for copy in shown) == [
+        (B, 42 + 300, MAC2),
+        (C, 42 + 300, MAC3),
+    ]
 
 
 def test_what_is_relayed_is_shown_with_both_ends(world):
