@@ -201,10 +201,10 @@ def test_a_broadcast_goes_to_all(net: Net) -> None:
     assert " out to all: Ether / ARP who has 10.32.1.77" in capture.output
 
 
-@pytest.mark.parametrize("mode", ["", "--no-encryption"], ids=["encrypted", "clear"])
-def test_by_sleeve(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("flags", ["--no-fastpath", "--no-fastpath --no-encryption", "--shards 2"])
+def test_on_other_roads(tmp_path: Path, flags: str) -> None:
     with Lab() as lab:
-        check_whole_traffic(Net(lab, "--no-fastpath", *([mode] if mode else [])), tmp_path / "frames.pcap")
+        check_whole_traffic(Net(lab, *flags.split()), tmp_path / "frames.pcap")
 
 
 def test_what_is_relayed_is_shown_in_the_middle(tmp_path: Path) -> None:
