@@ -26,7 +26,14 @@ from weavepy.wire.fastpath import (
 )
 from weavepy.wire.features import Features, decode_features_untrusted, encode_features
 from weavepy.wire.gob import GobReader
-from weavepy.wire.messages import Unknown, decode_message_untrusted, encode_message
+from weavepy.wire.messages import (
+    Message,
+    OverlayControl,
+    Unicast,
+    Unknown,
+    decode_message_untrusted,
+    encode_message,
+)
 from weavepy.wire.peername import format_peer_name, parse_peer_name
 from weavepy.wire.sleeve import (
     FragmentsArrive,
@@ -149,10 +156,20 @@ def test_messages() -> None:
     def decode(data: bytes) -> None:
         message = decode_message_untrusted(data)
         assert size(vars_of(message)) <= len(data) + 20
-        if not isinstance(message, Unknown):
+        if not isinstance(message, Unknown) and not is_never_said(message):
             assert decode_message_untrusted(encode_message(message)) == message
 
     fuzz(decode, [plaintext for plaintext in LIVE_PLAINTEXTS if len(plaintext) < 700], WireError)
+
+
+def is_never_said(message: Message) -> bool:
+    """Whether it is one of those that a Weave Net router doesn't survive, or ends the connection for."""
+    match message:
+        case OverlayControl(index):
+            return index > 1
+        case Unicast("topology"):
+            return True
+    return False
 
 
 def vars_of(value: object) -> list[object]:
