@@ -191,10 +191,11 @@ class StrictPeer:
         overlays: str | None,
         conn_id: int = 77,
         uid: int = 9,
+        trusts: bool = False,
         passed_on: set[tuple[str, bytes]] | None = None,
     ) -> None:
         """`passed_on`: the channels and payloads that anybody has given the router to pass on."""
-        self.name, self.dials, self.password = name, dials, password
+        self.name, self.dials, self.password, self.trusts = name, dials, password, trusts
         self.overlays, self.conn_id, self.uid = overlays, conn_id, uid
         self.passed_on = set() if passed_on is None else passed_on
         self.private = PrivateKey(hashlib.sha256(f"{name} {conn_id}".encode()).digest())
@@ -221,13 +222,18 @@ class StrictPeer:
             "UID": str(self.uid),
             "ConnID": str(self.conn_id),
             "ShortID": str(self.name & 4095),
-            "Trusted": "false",
+            "Trusted": "true" if self.trusts else "false",
         }
         if self.overlays is not None:
             texts["Overlays"] = self.overlays
             if "fastpath" in self.overlays:
                 texts["Fastpath"] = "1;clear,aes-256-gcm,chacha20-poly1305;1376"
         return texts
+
+    def data_key(self) -> bytes | None:
+        """What its overlays use: both ends have to trust the way between them to do without."""
+        assert self.features is not None
+        return None if self.trusts and self.features["Trusted"] == "true" else self.key
 
     def seal(self, plaintext: bytes) -> bytes:
         if self.key is not None:

@@ -5,6 +5,7 @@ Every octet that it sends is judged by `strict_peer`. Whoever breaks a rule lose
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from strict_peer import StrictPeer, check_features, check_topology
 from weave_peer import OWN, PASSWORD, features_of, gossip, message, text, topology, uint
 from weave_peer import router as new_router
 
+from weavepy import _fastpath
 from weavepy import events as ev
 from weavepy.errors import WireError
 from weavepy.events import Address, ConnId, PeerName
@@ -32,6 +34,7 @@ from weavepy.wire.topology import ConnectionSummary, PeerRecord, encode_topology
 
 NAMES = [0x020000000002 + n for n in range(7)]
 HERE = Address("192.0.2.1", 6783)
+TRUSTED = "192.0.2.2/31,192.0.2.6/32"  # three of them
 LISTS = (None, "sleeve", "fastdp sleeve", "fastpath sleeve", "fastpath", "fastpath sleeve later")
 START = bytes.fromhex("070001010101001a7f000000005001")
 LENGTHS = (0, 14, 22, 1428, 60000, 60001, 65535)
@@ -51,11 +54,13 @@ class Company:
 
     def __init__(self, seed: int, password: bytes | None, overlays: tuple[str, ...]) -> None:
         self.draw = random.Random(seed)
-        self.router = new_router(password, overlays)
+        self.router = new_router(password, overlays, TRUSTED, _fastpath if seed % 2 else None)
         self.password = password
         self.now = 1.0
         self.peers: dict[ConnId, StrictPeer] = {}
         self.links: dict[int, PeerName] = {}
+        self.agreed: dict[int, set[tuple[bytes | None, bool]]] = defaultdict(set)
+        self.sleeves = self.plain = 0
         self.passed_on: set[tuple[str, bytes]] = set()
         self.silent: set[ConnId] = set()
         self.accepts = 0
@@ -71,13 +76,20 @@ class Company:
         for effect in effects:
             match effect:
                 case ev.Send(conn, data):
-                    self.peers[conn].hear(data, self.now)
+                    peer = self.peers[conn]
+                    peer.hear(data, self.now)
+                    if peer.features is not None:
+                        self.agreed[peer.name].add((peer.data_key(), not peer.dials))
                 case ev.Close(conn):
                     self.peers.pop(conn, None)
                     self.silent.discard(conn)
                     closed.append(conn)
                 case ev.LinkAdd(index, peer):
                     self.links[index] = peer
+                case ev.SleeveAdd(index, peer, key, dialled):
+                    assert (key, dialled) in self.agreed[peer], "another key or role than the peer's"
+                    self.sleeves += 1
+                    self.plain += key is None
                 case ev.LinkRemove(index):
                     del self.links[index]
                 case ev.Dial():
@@ -113,6 +125,7 @@ class Company:
             overlays=draw.choice(LISTS),
             conn_id=draw.getrandbits(64),
             uid=draw.choice((1, 1, 1, 2)),
+            trusts=draw.random() < 0.5,
             passed_on=self.passed_on,
         )
         if dials:
@@ -139,6 +152,7 @@ class Company:
             texts[key] = draw.choice(
                 ("", "4096", "-1", "18446744073709551616", "0", "fastdp", "::", texts[key])
             )
+        peer.trusts = texts["Trusted"] == "true"
         if conn in self.peers:
             self.say(conn, features_of(texts))
         if conn in self.peers and peer.features is not None:
@@ -258,6 +272,8 @@ def test_whatever_peers_say_nobody_is_hurt(
             company.refused += len(closed)
     company.wait(61.0)
     assert company.joined > 30
+    assert (company.plain < company.sleeves) is (password is not None)
+    assert company.plain
     assert company.refused > 5
     assert all(peer.longest_silence <= 31 for peer in company.peers.values())
     for conn in list(company.peers):

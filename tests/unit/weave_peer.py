@@ -15,6 +15,7 @@ from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, PeerName
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
+from weavepy.wire.topologynews import Scanner
 
 OWN, PEER, THIRD = 0x020000000001, 0x020000000002, 0x020000000003
 HERE, THERE = Address("192.0.2.1", 6783), Address("192.0.2.2", 6783)
@@ -289,7 +290,12 @@ class Weave:
         return "\n".join(e.text for e in self.effects if isinstance(e, ev.Log))
 
 
-def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",), trusts: str = "") -> Router:
+def router(
+    password: bytes | None,
+    overlays: tuple[str, ...] = ("fastpath",),
+    trusts: str = "",
+    scanner: Scanner | None = None,
+) -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
         name=PeerName(OWN),
@@ -304,6 +310,6 @@ def router(password: bytes | None, overlays: tuple[str, ...] = ("fastpath",), tr
         overlays=overlays,
         trusted_subnets=parse_subnets(trusts),
     )
-    r = Router(config, uid=1234, entropy=random.Random(5))
+    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner)
     r.start(0.0)
     return r
