@@ -238,8 +238,8 @@ def test_connect_says_what_happened(lab: Lab, password: str) -> None:
     clear.weavepy("launch", "--password-file", password, "--cipher", "chacha20-poly1305")
     assert clear.weavepy("connect", one.address).stdout == f"{one.address}: connected\n"
     lines = clear.weavepy("status", "connections").stdout.splitlines()
-    (line,) = (line for line in lines if f" {one.address}:" in line)  # it hears of the other one, too
-    assert "encrypted   sleeve" in line
+    (line,) = (line for line in lines if line.startswith(f"-> {one.address}:6783 "))
+    assert "established encrypted   sleeve " in line
     assert "(not fastpath: no cipher of fastpath that both ends list)" in line
 
     clear.weavepy("stop")
