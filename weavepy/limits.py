@@ -39,6 +39,15 @@ CHANNEL_NAME_BYTES_MAX: Final = 64
 NICKNAME_BYTES_MAX: Final = 255
 ADDRESS_BYTES_MAX: Final = 128
 
+# Addresses.
+RING_ENTRIES_MAX: Final = (
+    65536  # ranges that a universe can be divided into; a /12 among 300 peers has some thousands
+)
+RING_GOSSIP_ELEMENTS_MAX: Final = 4 * RING_ENTRIES_MAX  # of all lists and maps of one message
+IPAM_TICK_S: Final = 5.0  # between tries of what waits (Weave Net 2.8.1)
+CLAIM_TRIES_MAX: Final = 5  # of an address whose owner can't be reached (Weave Net 2.8.1)
+CONFLICTS_MAX: Final = 64  # with others' rings that are kept to be shown
+
 # gob.
 GOB_DEPTH_MAX: Final = 16
 GOB_TYPES_MAX: Final = 64
