@@ -26,6 +26,7 @@ from weavepy.wire.fastpath import (
 )
 from weavepy.wire.features import Features, decode_features_untrusted, encode_features
 from weavepy.wire.gob import GobReader
+from weavepy.wire.ipam import decode_address_state_untrusted, decode_address_unicast_untrusted
 from weavepy.wire.messages import (
     Message,
     OverlayControl,
@@ -280,3 +281,11 @@ def test_handshake(outbound: bool, password: bytes | None) -> None:
             assert victim.result.features == FEATURES
 
     fuzz(decode, [hello + box], RemoteProtocolError, inputs=INPUTS // 4)
+
+
+def test_addresses() -> None:
+    vectors = json.loads((FILES / "ipam.json").read_text())["vectors"]
+    states = [bytes.fromhex(v["payload"]) for v in vectors if "tag 5" not in v["carrier"]]
+    unicasts = [bytes.fromhex(v["payload"]) for v in vectors if "tag 5" in v["carrier"]]
+    fuzz(decode_address_state_untrusted, states, WireError)
+    fuzz(decode_address_unicast_untrusted, unicasts, WireError)
