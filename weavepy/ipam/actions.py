@@ -12,9 +12,12 @@ from weavepy.wire.ipam import AddressUnicast, Range
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Keep `text` for the next start; the rest of the list only after that is durable."""
+    """Keep `text` under `key` for the next start, or forget what was there; the rest of the list only after that is
+    durable.
+    """
 
-    text: str
+    key: str
+    text: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 """Gives out addresses: from what this host owns at once, else by asking whoever has some (Weave Net 2.8.1's rules).
 
+A host that has nobody to agree with gives out all the same, from a part of the universe that depends on its name, and
+tells nobody of a division. Once there is one, made with others or taken from them, it claims there what it has given
+out; what somebody else has given out too is a clash: it is listed, and both go on.
+
 Rules of this file. Every call returns what is to be done, in order, and `Save` comes before whatever tells of a
 change: an address that was given out, or space that was given away, must not be forgotten by a restart. What can't be
 had yet is tried again on all news and every few seconds, and `waiting` says for what. A ring that contradicts ours is
@@ -7,7 +11,7 @@ noted in `conflicts` and changes nothing. The thing people get wrong: free space
 and that is a new version of our entries, which others learn with the next gossip only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,9 +27,10 @@ from weavepy.ipam.actions import (
     Tell,
 )
 from weavepy.ipam.election import Election
+from weavepy.ipam.holdings import Holdings
 from weavepy.ipam.ring import Ring, RingConflictError
 from weavepy.ipam.space import Space
-from weavepy.ipam.stored import restore, save_text
+from weavepy.ipam.stored import RING_KEY, restore_ring, ring_text
 from weavepy.wire.ipam import (
     CHANNEL,
     AddressState,
@@ -45,8 +50,8 @@ ANYBODY: Final = "_"  # an owner that has no name but its address
 
 @dataclass(frozen=True, slots=True)
 class AllocatorConfig:
-    """`quorum` voters must agree on the first owners; None: a majority of the peers that were named. `seeds`: they are
-    known from the start. `observer`: never votes.
+    """`quorum` voters must agree on the first owners; None: a majority of `expected`, and until there is anybody else,
+    nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes.
     """
 
     own: PeerName
@@ -74,8 +79,9 @@ class AddressNews:
 
 
 class Allocator:
-    """One host's part in dividing the universe. `reachable` tells whether a peer can be spoken to, `expected` how many
-    peers the operator named.
+    """One host's part in dividing the universe. `reachable` tells whether a peer can be spoken to, `company` whether
+    any can, `expected` how many others there should be: those that were named, or those that are there if these are
+    more.
     """
 
     name = CHANNEL
@@ -86,33 +92,39 @@ class Allocator:
         *,
         entropy: Entropy,
         reachable: Callable[[PeerName], bool],
+        company: Callable[[], bool],
         expected: Callable[[], int],
-        stored: str | None = None,
+        stored: Mapping[str, str] | None = None,
     ) -> None:
+        """`stored`: what the last run had saved."""
         self._config = config
         self._entropy = entropy
         self._reachable = reachable
+        self._company = company
         self._expected = expected
         self._ring = Ring(config.universe.start, config.universe.end, config.own)
         self._space = Space()
-        self._owned: dict[str, dict[int, int]] = {}  # owner -> address -> prefix
+        self._held = Holdings(stored or {})
         self._nicknames: dict[PeerName, str] = {config.own: config.nickname}
         self._election: Election | None = None
         if not config.observer:
             self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
         self._electing = False
         self._pending: dict[int, Request] = {}
+        self._claimed: set[int] = set()  # addresses that were given out alone, and are asked for
         self._tick_at: float | None = None
-        self._saved = ""
-        self.conflicts: dict[str, Range | None] = {}  # what others say that we can't agree to
-        if stored is not None:
-            ring, self._owned = restore(stored)
-            if (ring.peer, ring.start, ring.end) == (config.own, *config.universe):
-                self._ring = ring
+        self._alone_since: float | None = None  # as far as it matters to somebody who waits
+        self._saved_ring: object = None
+        self.conflicts: dict[str, Range | None] = {}  # what others say of the ring that we can't agree to
+        self.clashes: dict[int, PeerName] = {}  # addresses that somebody else has given out, too
+        ring = restore_ring(stored or {})
+        if ring is not None and (ring.peer, ring.start, ring.end) == (config.own, *config.universe):
+            self._ring = ring
         if self._ring.empty and config.seeds:
             self._ring = self._ring.divide(config.seeds)
+        else:
+            self._saved_ring = self._structure()
         self._settle_space()
-        self._saved = save_text(self._ring, self._owned)
 
     # ---- reading
 
@@ -126,13 +138,21 @@ class Allocator:
         """Who waits, and for what."""
         return list(self._pending.values())
 
+    @property
+    def unclaimed(self) -> list[int]:
+        """Addresses that were given out here and are still somebody else's by the ring."""
+        if self._ring.empty:
+            return []
+        universe = self._config.universe
+        return [a for a in self._held if a not in self._space.owned and universe.start <= a < universe.end]
+
     def addresses(self, owner: str) -> dict[int, int]:
         """Returns the addresses of an owner, with the prefix lengths of their subnets."""
-        return dict(self._owned.get(owner, {}))
+        return self._held.of(owner)
 
     def owners(self) -> list[str]:
         """Returns all who have an address."""
-        return list(self._owned)
+        return self._held.owners()
 
     def state(self) -> AddressState:
         """Returns what we gossip."""
@@ -153,14 +173,8 @@ class Allocator:
 
     def allocate(self, request: Request, now: float) -> list[AllocatorAction]:
         """Takes a request; its answer, or none yet, is in what is returned."""
-        known = next(
-            (a for a in self._owned.get(request.owner, {}) if request.wanted.start <= a < request.wanted.end),
-            None,
-        )
-        if known is not None and not request.claim:
-            return [Granted(request.number, known)]
         self._pending[request.number] = request
-        return self._work(now)
+        return self._changed(self._retry(now))
 
     def cancel(self, number: int) -> list[AllocatorAction]:
         """Forgets a request that nobody waits for any more."""
@@ -169,17 +183,16 @@ class Allocator:
 
     def free(self, owner: str, address: int | None = None) -> list[AllocatorAction]:
         """Takes back an owner's address, or all of them; what he doesn't have is nothing."""
-        held = self._owned.get(owner, {})
+        held = self._held.of(owner)
         for freed in [address] if address is not None else list(held):
-            if held.pop(freed, None) is not None:
+            if freed in held:
+                self._forget(freed)
                 self._space.give_back(freed)
-        if not held:
-            self._owned.pop(owner, None)
         return self._changed([])
 
     def prime(self, now: float) -> list[AllocatorAction]:
-        """Sees to it that there is a ring, though nobody needs an address yet."""
-        return self._changed(self._establish(now))
+        """Sees to it that there is a ring, if there is anybody to share with, though nobody needs an address yet."""
+        return self._changed([] if self._alone(now) else self._establish(now))
 
     def take_over(self, gone: PeerName, now: float) -> tuple[int, list[AllocatorAction]]:
         """Makes all that `gone` owned ours: it must not come back. Returns how many addresses that is."""
@@ -198,7 +211,8 @@ class Allocator:
         known = [peer for peer in heirs if peer != self._config.own]
         heir = next((peer for peer in others if self._reachable(peer)), None)
         heir = heir or next(iter([*known, *others]), None)
-        self._owned.clear()
+        for address in list(self._held):
+            self._forget(address)
         if heir is None or not self._ring.owned_by(self._config.own):
             return self._changed(actions)
         self._ring = self._ring.transfer(self._config.own, heir)
@@ -237,15 +251,28 @@ class Allocator:
             actions += self._propose()
         for request in self._pending.values():
             request.asked = None
+        self._claimed.clear()
         return self._changed([*actions, *self._retry(now)])
 
-    # ---- the election
+    # ---- alone, and the election
+
+    def _alone(self, now: float) -> bool:
+        """Whether there is nobody to agree with, and for long enough if there should be somebody."""
+        config = self._config
+        if not self._ring.empty or config.quorum is not None or config.observer or self._company():
+            self._alone_since = None
+            return False
+        if not self._expected():
+            return True
+        if self._alone_since is None:
+            self._alone_since = now
+        return now >= self._alone_since + limits.IPAM_ALONE_S
 
     def _establish(self, now: float) -> list[AllocatorAction]:
         if not self._ring.empty or self._electing:
             return []
         self._electing = True
-        self._tick_at = now + limits.IPAM_TICK_S
+        self._tick(now)
         return self._propose()
 
     def _propose(self) -> list[AllocatorAction]:
@@ -316,6 +343,9 @@ class Allocator:
 
     def _denied(self, source: PeerName, wanted: Range, now: float) -> list[AllocatorAction]:
         actions: list[AllocatorAction] = []
+        address = wanted.start
+        if wanted.end == address + 1 and address in self._held and self._ring.owner(address) == source:
+            self.clashes[address] = source
         for request in list(self._pending.values()):
             if request.claim and request.wanted == wanted and request.asked == source:
                 del self._pending[request.number]
@@ -324,27 +354,36 @@ class Allocator:
 
     # ---- requests
 
-    def _work(self, now: float) -> list[AllocatorAction]:
-        return self._changed(self._retry(now))
-
     def _retry(self, now: float) -> list[AllocatorAction]:
         actions: list[AllocatorAction] = []
-        if any(self._needs_ring(request) for request in self._pending.values()):
+        alone = self._alone(now)
+        wanting = any(self._needs_ring(request) for request in self._pending.values())
+        if self._ring.empty and not alone and (wanting or (self._held and self._company())):
             actions += self._establish(now)
         for request in list(self._pending.values()):
-            if self._ring.empty and self._needs_ring(request):
-                request.waits_for = "the first division of the addresses among the peers"
+            if self._ring.empty and not alone and self._needs_ring(request):
+                request.waits_for = self._division()
             else:
                 actions += self._claim(request) if request.claim else self._lowest(request)
-        if self._pending and self._tick_at is None:
-            self._tick_at = now + limits.IPAM_TICK_S
+        actions += self._claim_all()
+        if self._pending or self._electing or (self._held and (self._ring.empty or self.unclaimed)):
+            self._tick(now)
         return actions
 
     def _lowest(self, request: Request) -> list[AllocatorAction]:
+        held = self._held.of(request.owner)
+        known = next((a for a in held if request.wanted.start <= a < request.wanted.end), None)
+        if known is not None:
+            return [self._grant(request, known)]
         # The first and the last address of a subnet have meanings of their own.
-        address = self._space.take_lowest(Range(request.wanted.start + 1, request.wanted.end - 1))
+        usable = Range(request.wanted.start + 1, request.wanted.end - 1)
+        near = self._alone_from(usable) if self._ring.empty else usable.start
+        address = self._space.take_near(usable, near)
         if address is not None:
             return [self._grant(request, address)]
+        if self._ring.empty:
+            request.waits_for = "space: nobody has any left"
+            return []
         if request.asked is not None and self._reachable(request.asked):
             return []
         donors = self._ring.donors(request.wanted)
@@ -362,9 +401,15 @@ class Allocator:
         request.waits_for = f"space from {self._called(asked)}"
         return [Tell(asked, SpaceRequest(request.wanted))]
 
+    def _alone_from(self, usable: Range) -> int:
+        """Where a host begins that nobody has given a part: two that meet later have seldom given out the same."""
+        return usable.start + self._config.own * 0x9E3779B97F4A7C15 % 2**64 % max(
+            1, usable.end - usable.start
+        )
+
     def _claim(self, request: Request) -> list[AllocatorAction]:
         address = request.wanted.start
-        owner = self._owner_of(address)
+        owner = self._held.owner(address)
         if owner is not None:
             if owner in (request.owner, ANYBODY) or request.owner == ANYBODY:
                 return [self._grant(request, address)]
@@ -394,49 +439,68 @@ class Allocator:
         request.waits_for = f"{self._called(peer)}, who owns it"
         return [Tell(peer, SpaceRequest(request.wanted))]
 
+    def _claim_all(self) -> list[AllocatorAction]:
+        """Asks for what was given out before it was ours to give."""
+        actions: list[AllocatorAction] = []
+        for address in self.unclaimed:
+            peer = self._ring.owner(address)
+            if peer is not None and address not in self._claimed and self._reachable(peer):
+                self._claimed.add(address)
+                actions.append(Tell(peer, SpaceRequest(Range(address, address + 1))))
+        return actions
+
+    def _division(self) -> str:
+        others = "" if self._company() else ": none of the peers that were named is there yet"
+        return f"the first division of the addresses among the peers{others}"
+
     def _needs_ring(self, request: Request) -> bool:
         """Whether somebody may own what it is about: what is outside the universe is nobody's."""
         universe = self._config.universe
         if not request.claim:
-            return True
+            held = self._held.of(request.owner)
+            return not any(request.wanted.start <= a < request.wanted.end for a in held)
         address = request.wanted.start
-        return universe.start <= address < universe.end and self._owner_of(address) is None
+        return universe.start <= address < universe.end and self._held.owner(address) is None
 
     def _grant(self, request: Request, address: int) -> Granted:
         self._pending.pop(request.number, None)
-        owner = self._owner_of(address)
-        if owner == ANYBODY != request.owner:
-            self._forget(ANYBODY, address)
-        self._owned.setdefault(request.owner, {})[address] = request.prefix
+        if self._held.owner(address) == ANYBODY != request.owner:
+            self._forget(address)
+        self._held.add(address, request.owner, request.prefix)
         return Granted(request.number, address)
 
-    def _forget(self, owner: str, address: int) -> None:
-        held = self._owned[owner]
-        del held[address]
-        if not held:
-            del self._owned[owner]
-
-    def _owner_of(self, address: int) -> str | None:
-        return next((owner for owner, held in self._owned.items() if address in held), None)
+    def _forget(self, address: int) -> None:
+        self._held.forget(address)
+        self.clashes.pop(address, None)
 
     def _is_used(self, about: Range) -> bool:
-        return any(about.start <= a < about.end for held in self._owned.values() for a in held)
+        return self._space.owned.size_within(about) > self._space.free.size_within(about)
 
     def _called(self, peer: PeerName) -> str:
         name = peer.to_bytes(6, "big").hex(":")
         return f"{name}({self._nicknames[peer]})" if self._nicknames.get(peer) else name
 
+    def _tick(self, now: float) -> None:
+        if self._tick_at is None:
+            self._tick_at = now + limits.IPAM_TICK_S
+
     # ---- what lasts
 
     def _settle_space(self) -> None:
-        ours = self._ring.owned_by(self._config.own)
-        self._space.own(ours, [a for held in self._owned.values() for a in held])
+        """Owns what the ring says; while there is none, anything may be given out by who is alone."""
+        ring = self._ring
+        ours = [self._config.universe] if ring.empty else ring.owned_by(self._config.own)
+        self._space.own(ours, self._held)
+        self.clashes = {a: peer for a, peer in self.clashes.items() if a not in self._space.owned}
+
+    def _structure(self) -> object:
+        return self._ring.seeds, [(entry.token, entry.peer) for entry in self._ring.entries]
 
     def _changed(self, actions: list[AllocatorAction]) -> list[AllocatorAction]:
         """Counts what is free, and puts what must last before all that tells of it."""
         self._ring = self._ring.report_free(self._space.free.size_within)
-        text = save_text(self._ring, self._owned)
-        if text == self._saved:
-            return actions
-        self._saved = text
-        return [Save(text), *actions]
+        saves = []
+        if (structure := self._structure()) != self._saved_ring:
+            self._saved_ring = structure
+            saves.append(Save(RING_KEY, ring_text(self._ring)))
+        return [*saves, *self._held.saves(), *actions]

@@ -108,6 +108,14 @@ class Space:
         self.free.remove(Range(piece.start, piece.start + 1))
         return piece.start
 
+    def take_near(self, wanted: Range, near: int) -> int | None:
+        """Gives out the first free address of `wanted` from `near` on, and from its beginning if there is none."""
+        for part in (Range(max(near, wanted.start), wanted.end), Range(wanted.start, min(near, wanted.end))):
+            address = self.take_lowest(part)
+            if address is not None:
+                return address
+        return None
+
     def take(self, address: int) -> bool:
         """Gives out one address; False if it isn't free here."""
         if address not in self.free:

@@ -1,39 +1,61 @@
-"""What of the addresses survives a restart, as text: the ring, and who has which address.
+"""What of the addresses survives a restart: the ring under one key, and each address that was given out under its own.
 
 Rules of this file. A text is read by the version that wrote it or a later one. Whether a ring that was read is still
-this host's, in this universe, is for the caller to see.
+this host's, in this universe, is for the caller to see. How much of our own is free isn't kept: it is counted again,
+and whoever knows a later version of our entries takes ours for newer all the same.
 """
 
+import ipaddress
 import json
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final
 
 from weavepy.events import PeerName
 from weavepy.ipam.ring import Ring
 from weavepy.wire.ipam import RingEntry
 
-Owned: TypeAlias = dict[str, dict[int, int]]
-"""Owner -> address -> prefix length of its subnet."""
+RING_KEY: Final = "ipam/ring"
+_ADDRESS_KEY: Final = "ipam/address/"
 
 
-def save_text(ring: Ring, owned: Owned) -> str:
-    """Returns what `restore` reads."""
+def address_key(address: int) -> str:
+    """Returns where an address is kept."""
+    return f"{_ADDRESS_KEY}{ipaddress.IPv4Address(address)}"
+
+
+def ring_text(ring: Ring) -> str:
+    """Returns a ring as it is kept."""
     return json.dumps(
         {
             "peer": ring.peer,
             "universe": [ring.start, ring.end],
             "seeds": list(ring.seeds),
             "entries": [list(entry) for entry in ring.entries],
-            "owned": {owner: list(held.items()) for owner, held in owned.items()},
         }
     )
 
 
-def restore(text: str) -> tuple[Ring, Owned]:
-    """Returns what `save_text` was given."""
-    stored: Mapping[str, Any] = json.loads(text)
-    start, end = stored["universe"]
-    entries = tuple(RingEntry(t, PeerName(p), v, f) for t, p, v, f in stored["entries"])
-    seeds = tuple(PeerName(seed) for seed in stored["seeds"])
-    ring = Ring(start, end, PeerName(stored["peer"]), entries, seeds)
-    return ring, {owner: dict(map(tuple, rows)) for owner, rows in stored["owned"].items()}
+def address_text(owner: str, prefix: int) -> str:
+    """Returns who has an address, as it is kept."""
+    return json.dumps([owner, prefix])
+
+
+def restore_ring(stored: Mapping[str, str]) -> Ring | None:
+    """Returns the ring of what was kept, if there is one."""
+    if RING_KEY not in stored:
+        return None
+    value: Mapping[str, Any] = json.loads(stored[RING_KEY])
+    start, end = value["universe"]
+    entries = tuple(RingEntry(t, PeerName(p), v, f) for t, p, v, f in value["entries"])
+    seeds = tuple(PeerName(seed) for seed in value["seeds"])
+    return Ring(start, end, PeerName(value["peer"]), entries, seeds)
+
+
+def restore_addresses(stored: Mapping[str, str]) -> dict[int, tuple[str, int]]:
+    """Returns all addresses that were kept, with owner and prefix length."""
+    found = {}
+    for key, text in stored.items():
+        if key.startswith(_ADDRESS_KEY):
+            owner, prefix = json.loads(text)
+            found[int(ipaddress.IPv4Address(key.removeprefix(_ADDRESS_KEY)))] = (str(owner), int(prefix))
+    return found

@@ -19,17 +19,112 @@ def settled(*numbers: int, **config: object) -> Island:
     return island
 
 
-def test_one_alone_gives_out_at_once_lowest_first() -> None:
+def test_one_alone_gives_out_at_once_and_lowest_first_where_it_owns() -> None:
+    for config, first in ((dict[str, object](), None), ({"quorum": 1}, START + 1)):
+        island = Island(1, **config)
+        one = island[1]
+        granted = [one.granted[one.allocate(f"c{n}")] for n in range(3)]
+        first = first or granted[0]
+        assert granted == [first, first + 1, first + 2]
+        again = one.allocate("c1")
+        assert one.granted[again] == first + 1, "who has one gets no other"
+        one.do(one.allocator.free("c0"))
+        assert one.granted[one.allocate("new")] == first
+        assert one.allocator.addresses("new") == {first: 24}
+        assert one.allocator.ring.empty == (not config)
+        assert not one.allocator.waiting
+
+
+def test_one_alone_can_give_out_everything() -> None:
     island = Island(1)
-    one = island[1]
-    assert [one.granted[one.allocate(f"c{n}")] - START for n in range(3)] == [1, 2, 3]
-    again = one.allocate("c1")
-    assert one.granted[again] == START + 2, "who has one gets no other"
-    one.do(one.allocator.free("c0"))
-    assert one.granted[one.allocate("new")] == START + 1
-    assert one.allocator.addresses("new") == {START + 1: 24}
-    assert one.allocator.ring.owned_by(PeerName(1)) == [UNIVERSE]
-    assert not one.allocator.waiting
+    numbers = [island[1].allocate(f"c{n}") for n in range(255)]
+    granted = [island[1].granted[number] for number in numbers[:-1]]
+    assert sorted(granted) == list(range(START + 1, END - 1))
+    (request,) = island[1].allocator.waiting
+    assert request.waits_for == "space: nobody has any left"
+
+
+def test_peers_that_were_named_get_a_moment_to_appear() -> None:
+    island = Island(1, named=2)
+    number = island[1].allocate("a")
+    (request,) = island[1].allocator.waiting
+    assert "none of the peers that were named is there yet" in request.waits_for
+    island.pass_time(6.0)
+    assert number in island[1].granted
+
+
+def test_launch_attach_then_connect_works() -> None:
+    """Each has given out addresses alone; they agree on a division and claim in it what they have."""
+    island = Island(1, 2, 3)
+    island.groups = [{1}, {2}, {3}]
+    before = {(host, f"c{n}"): island[host].allocate(f"c{n}") for host in (1, 2, 3) for n in range(4)}
+    granted = {key: island[key[0]].granted[number] for key, number in before.items()}
+    assert len(set(granted.values())) == 12
+    assert all(island[host].allocator.ring.empty for host in (1, 2, 3))
+    island.groups = None
+    island.pass_time(60.0)
+    for (host, owner), address in granted.items():
+        assert island[host].allocator.addresses(owner) == {address: 24}
+        assert island[host].allocator.ring.owner(address) == host, "claimed"
+    island.check(settled=True)
+    assert not any(island[host].allocator.clashes for host in (1, 2, 3))
+    late = island[2].allocate("late")
+    island.pass_time(20.0)
+    assert island[2].granted[late] not in granted.values()
+
+
+def test_what_clashes_when_networks_meet_is_listed_and_ends_with_its_owner() -> None:
+    island = Island(1, 2)
+    island.groups = [{1}, {2}]
+    island[1].claim("a", START + 9)
+    island[2].claim("b", START + 9)
+    island[2].claim("c", START + 200)
+    island.groups = None
+    island.pass_time(60.0)
+    island.check(settled=True)
+    clashes = {host: island[host].allocator.clashes for host in (1, 2)}
+    assert [set(clash) for clash in clashes.values() if clash] == [{START + 9}]
+    loser = next(host for host in (1, 2) if clashes[host])
+    winner = 3 - loser
+    assert clashes[loser] == {START + 9: winner}
+    assert not island[loser].allocator.conflicts
+    island[loser].do(island[loser].allocator.free("ab"[loser - 1]))
+    assert not island[loser].allocator.clashes
+    island.pass_time(30.0)
+    island.check(settled=True)
+
+
+def test_a_clash_ends_when_the_other_one_frees_it() -> None:
+    island = Island(1, 2)
+    island.groups = [{1}, {2}]
+    for host, owner in ((1, "a"), (2, "b")):
+        island[host].claim(owner, START + 9)
+    island.groups = None
+    island.pass_time(60.0)
+    loser = next(host for host in (1, 2) if island[host].allocator.clashes)
+    winner = island[3 - loser]
+    winner.do(winner.allocator.free("ab"[winner.name - 1]))
+    island.pass_time(30.0)
+    assert not island[loser].allocator.clashes
+    assert island[loser].allocator.ring.owner(START + 9) == loser
+    island.check(settled=True)
+
+
+def test_one_that_was_alone_joins_a_division_that_is_there() -> None:
+    island = Island(1, 2, 3)
+    island.groups = [{1, 2}, {3}]
+    island[1].do(island[1].allocator.prime(0.0))
+    island.pass_time(10.0)
+    assert not island[1].allocator.ring.empty
+    number = island[3].allocate("c")
+    address = island[3].granted[number]
+    island[3].start()
+    assert island[3].allocator.addresses("c") == {address: 24}, "also after a crash"
+    island.groups = None
+    island.pass_time(40.0)
+    assert island[3].allocator.ring.owner(address) == 3
+    assert island[3].allocator.ring.seeds == (1, 2)
+    island.check(settled=True)
 
 
 def test_two_elect_and_each_gives_out_its_own() -> None:
@@ -44,8 +139,8 @@ def test_two_elect_and_each_gives_out_its_own() -> None:
     island.check()
 
 
-def test_a_minority_waits_for_a_majority() -> None:
-    island = Island(1, 2, 3)
+def test_a_minority_waits_for_the_quorum_that_was_asked_for() -> None:
+    island = Island(1, 2, 3, quorum=2)
     island.groups = [{1}, {2}, {3}]
     number = island[1].allocate("a")
     island.pass_time(60.0)
@@ -168,7 +263,7 @@ def test_what_was_given_out_or_away_outlives_a_crash() -> None:
 
 
 def test_another_name_or_universe_keeps_no_ring() -> None:
-    island = settled(1)
+    island = settled(1, quorum=1)
     island[1].allocate("a")
     island[1].config = {"universe": Range(START, START + 128)}
     island[1].start()
@@ -213,7 +308,7 @@ def test_leaving_alone_and_with_requests() -> None:
 
 
 def test_a_ring_that_contradicts_ours_is_noted_and_changes_nothing() -> None:
-    island = settled(1)
+    island = settled(1, quorum=1)
     number = island[1].allocate("a")
     one = island[1].allocator
     other = Ring(START, END, PeerName(2)).divide([PeerName(2)])
@@ -245,6 +340,22 @@ def test_what_is_no_message_raises_and_changes_nothing() -> None:
     assert one.state() == before
 
 
+def test_two_networks_that_were_divided_apart_go_on_apart() -> None:
+    island = Island(1, 2, 3, 4)
+    island.groups = [{1, 2}, {3, 4}]
+    for host in (1, 3):
+        island[host].do(island[host].allocator.prime(0.0))
+    island.pass_time(10.0)
+    island.groups = None
+    numbers = {host: island[host].allocate(f"c{host}") for host in (1, 2, 3, 4)}
+    island.pass_time(60.0)
+    for host, number in numbers.items():
+        assert number in island[host].granted
+        (text,) = island[host].allocator.conflicts
+        assert text == "it was divided among other peers than ours in the beginning"
+    assert island[1].allocator.ring.entries != island[3].allocator.ring.entries
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["allocate", "free", "claim", "restart", "cut", "heal", "deliver", "time", "lose"]),
@@ -257,10 +368,15 @@ STEPS = st.lists(
 
 
 @settings(max_examples=120, deadline=None)
-@given(STEPS)
-def test_no_history_gives_an_address_twice(steps: list[tuple[str, int, int]]) -> None:
-    """Crashes, partitions, lost and late messages; what was granted stays granted until it is freed."""
-    island = Island(1, 2, 3, 4)
+@given(STEPS, st.booleans())
+def test_no_history_gives_an_address_twice(steps: list[tuple[str, int, int]], divided: bool) -> None:
+    """Crashes, partitions, lost and late messages; what was granted stays granted until it is freed. Either all have
+    agreed on a division before, or a majority must.
+    """
+    island = Island(1, 2, 3, 4) if divided else Island(1, 2, 3, 4, quorum=3)
+    if divided:
+        island[1].do(island[1].allocator.prime(0.0))
+        island.pass_time(10.0)
     held: dict[tuple[int, str], set[int]] = {}
     for step, host, number in steps:
         member = island[host]
@@ -294,11 +410,12 @@ def test_no_history_gives_an_address_twice(steps: list[tuple[str, int, int]]) ->
         island.check()
     island.groups = None
     island.pass_time(120.0)
-    island.check()
+    island.check(settled=True)
     waiting = [r.waits_for for one in island.members.values() for r in one.allocator.waiting]
     assert not any("reached" in text or "division" in text for text in waiting)
     rings = {one.allocator.ring.entries for one in island.members.values()}
+    conflicts = [one.allocator.conflicts for one in island.members.values()]
     owners = {
         tuple(one.allocator.ring.owner(a) for a in range(START, END)) for one in island.members.values()
     }
-    assert len(owners) == 1, rings
+    assert len(owners) == 1, (rings, conflicts)
