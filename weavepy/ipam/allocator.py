@@ -26,6 +26,7 @@ from weavepy.ipam.actions import (
     Save,
     Tell,
 )
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.election import Election
 from weavepy.ipam.holdings import Holdings
 from weavepy.ipam.ring import Ring, RingConflictError
@@ -46,21 +47,6 @@ from weavepy.wire.ipam import (
 )
 
 ANYBODY: Final = "_"  # an owner that has no name but its address
-
-
-@dataclass(frozen=True, slots=True)
-class AllocatorConfig:
-    """`quorum` voters must agree on the first owners; None: a majority of `expected`, and until there is anybody else,
-    nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes.
-    """
-
-    own: PeerName
-    uid: int
-    nickname: str
-    universe: Range
-    quorum: int | None = None
-    seeds: tuple[PeerName, ...] = ()
-    observer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +97,8 @@ class Allocator:
             self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
         self._electing = False
         self._pending: dict[int, Request] = {}
-        self._claimed: set[int] = set()  # addresses that were given out alone, and are asked for
+        self._unclaimed: set[int] = set()  # addresses that were given out alone, or without asking,
+        self._claimed: set[int] = set()  # and those of them that are asked for
         self._tick_at: float | None = None
         self._alone_since: float | None = None  # as far as it matters to somebody who waits
         self._saved_ring: object = None
@@ -141,10 +128,7 @@ class Allocator:
     @property
     def unclaimed(self) -> list[int]:
         """Addresses that were given out here and are still somebody else's by the ring."""
-        if self._ring.empty:
-            return []
-        universe = self._config.universe
-        return [a for a in self._held if a not in self._space.owned and universe.start <= a < universe.end]
+        return sorted(self._unclaimed)
 
     def addresses(self, owner: str) -> dict[int, int]:
         """Returns the addresses of an owner, with the prefix lengths of their subnets."""
@@ -366,7 +350,7 @@ class Allocator:
             else:
                 actions += self._claim(request) if request.claim else self._lowest(request)
         actions += self._claim_all()
-        if self._pending or self._electing or (self._held and (self._ring.empty or self.unclaimed)):
+        if self._pending or self._electing or (self._held and (self._ring.empty or self._unclaimed)):
             self._tick(now)
         return actions
 
@@ -467,11 +451,20 @@ class Allocator:
         if self._held.owner(address) == ANYBODY != request.owner:
             self._forget(address)
         self._held.add(address, request.owner, request.prefix)
+        if self._is_foreign(address):
+            self._unclaimed.add(address)
         return Granted(request.number, address)
 
     def _forget(self, address: int) -> None:
         self._held.forget(address)
+        self._unclaimed.discard(address)
         self.clashes.pop(address, None)
+
+    def _is_foreign(self, address: int) -> bool:
+        """Whether an address is another peer's by the ring."""
+        universe = self._config.universe
+        inside = universe.start <= address < universe.end
+        return inside and not self._ring.empty and address not in self._space.owned
 
     def _is_used(self, about: Range) -> bool:
         return self._space.owned.size_within(about) > self._space.free.size_within(about)
@@ -491,6 +484,7 @@ class Allocator:
         ring = self._ring
         ours = [self._config.universe] if ring.empty else ring.owned_by(self._config.own)
         self._space.own(ours, self._held)
+        self._unclaimed = {address for address in self._held if self._is_foreign(address)}
         self.clashes = {a: peer for a, peer in self.clashes.items() if a not in self._space.owned}
 
     def _structure(self) -> object:

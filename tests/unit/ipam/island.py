@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from weavepy.events import PeerName
 from weavepy.ipam.actions import AllocatorAction, Announce, Granted, Refused, Request, Save, Tell
-from weavepy.ipam.allocator import Allocator, AllocatorConfig
+from weavepy.ipam.allocator import Allocator
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.stored import address_key
 from weavepy.wire.ipam import Range, encode_address_state, encode_address_unicast
 

@@ -1,0 +1,21 @@
+"""What an allocator is started with."""
+
+from dataclasses import dataclass
+
+from weavepy.events import PeerName
+from weavepy.wire.ipam import Range
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatorConfig:
+    """`quorum` voters must agree on the first owners; None: a majority of `expected`, and until there is anybody else,
+    nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes.
+    """
+
+    own: PeerName
+    uid: int
+    nickname: str
+    universe: Range
+    quorum: int | None = None
+    seeds: tuple[PeerName, ...] = ()
+    observer: bool = False
