@@ -64,6 +64,7 @@ def test_frames_go_by_sleeve_while_fastpath_is_dropped_and_return(lab: Lab, ways
             assert "arrives" in entry["Attrs"]["why"] or "reach the peer" in entry["Attrs"]["why"]
             line = host.weavepy("status", "connections").stdout
             assert f"(not fastpath: {entry['Attrs']['why']})" in line
+            assert "but slowly, by sleeve" in host.weavepy("doctor", check=False).stdout
         everything_crosses(one, two, 2)
     wait_for_overlay(lab, "fastpath", 8.0)
     everything_crosses(one, two, 2)

@@ -34,8 +34,9 @@ def doctor(ctx: click.Context, as_json: bool, state_dir: str, run_dir: str) -> N
     Changes nothing. Works without a running router, and without root, but sees less then. Exits with 0 if there
     is no problem, 1 if there is one.
     """
+    from weavepy.doctor.finding import OK, PROBLEM, UNCHECKED, WARNING
     from weavepy.doctor.gather import gather
-    from weavepy.doctor.judge import OK, PROBLEM, UNCHECKED, WARNING, judge
+    from weavepy.doctor.judge import judge
 
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(_TIMEOUT_S)

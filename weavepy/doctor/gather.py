@@ -33,7 +33,7 @@ from weavepy.doctor.facts import (
     StateFacts,
 )
 from weavepy.doctor.firewall import Chain, from_iptables, from_nft
-from weavepy.doctor.judge import STATUS_PORT
+from weavepy.doctor.way import STATUS_PORT
 from weavepy.errors import LocalError
 from weavepy.linux import survey
 from weavepy.linux.rtnl import Link

@@ -74,7 +74,14 @@ class Overlays:
             assert self._sleeve is not None
             values = self._sleeve.report()
         since = self._started_at if self.established_at is None else self._carrying_since
-        return {**values, "cipher": self.cipher, "since_s": round(now - since, 3), "why": self._why}
+        fallen_back = self._by_sleeve and self._fastpath is not None
+        return {
+            **values,
+            "cipher": self.cipher,
+            "since_s": round(now - since, 3),
+            "why": self._why,
+            "fallen_back": fallen_back,
+        }
 
     def start(self, now: float) -> list[OverlaysAction]:
         """Takes a slot in the engine and begins."""

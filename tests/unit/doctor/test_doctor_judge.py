@@ -21,8 +21,9 @@ from weavepy.doctor.facts import (
     RouterFacts,
     StateFacts,
 )
+from weavepy.doctor.finding import Finding
 from weavepy.doctor.firewall import from_iptables
-from weavepy.doctor.judge import Finding, judge
+from weavepy.doctor.judge import judge
 
 KERNEL = KernelFacts(
     True, True, True, True, True, dict.fromkeys(("csum", "tso", "uso", "gso", "gro"), True), True, {"a": "b"}
@@ -226,6 +227,12 @@ def test_a_host_whose_router_is_not_running() -> None:
             "another password; --password-file",
         ),
         (told(connection("retrying", "odd, retry in 2s")), "problem", "peers", "odd; weavepy logs"),
+        (
+            told(connection(cipher="xsalsa20-poly1305", fallen_back=True, why="nothing\x1b arrives")),
+            "warning",
+            "peers",
+            "slowly, by sleeve, since by fastpath nothing\\x1b arrives; let all UDP",
+        ),
         (told(connection("pending", since_s=9.0)), "problem", "peers", "no frame came through; udp"),
         (told(connection("pending", since_s=0.1)), "warning", "peers", "is pending; again"),
         (told(connection("connecting")), "warning", "peers", "is connecting; again"),

@@ -169,6 +169,7 @@ def test_frames_go_by_sleeve_when_fastpath_is_lost_and_return(lost: str) -> None
     assert at <= 5.0 + limits.HEARTBEAT_SILENT_S
     why = str(peer.link.attributes(peer.now)["why"])
     assert ("reach the peer" if lost == "ours" else "arrives") in why
+    assert peer.link.attributes(peer.now)["fallen_back"]
     assert "by sleeve" in peer.logged[-1]
     peer.run(1000.0)
     assert len(peer.moves) == 1
@@ -246,7 +247,9 @@ def test_fastpath_that_can_not_be_used_keeps_its_place_in_the_count() -> None:
     assert peer.link.handle_control(OverlayControl(0, 1, b"whatever it is"), peer.now) == []
     peer.acknowledge()
     assert peer.link.established_at == peer.now
-    assert peer.link.attributes(peer.now)["why"] == "the peer uses another version of fastpath"
+    attributes = peer.link.attributes(peer.now)
+    assert attributes["why"] == "the peer uses another version of fastpath"
+    assert not attributes["fallen_back"], "nothing to return to"
     peer.arrives[SLEEVE] = False
     with pytest.raises(RemoteProtocolError, match="no overlay works"):
         peer.run(61.0)
