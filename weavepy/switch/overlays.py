@@ -48,6 +48,7 @@ class Overlays:
         self._by_sleeve = fastpath is None
         self._why = agreement.why  # sleeve carries
         self._started_at = 0.0
+        self._late = False  # sleeve need not wait for fastpath any more
         self._carrying_since = math.inf  # the overlay that does
         self.established_at: float | None = None
 
@@ -154,7 +155,7 @@ class Overlays:
             due = min(due, self._fastpath.next_timer())
         if self._sleeve is not None:
             due = min(due, self._sleeve.next_timer())
-            if self.established_at is None and self._sleeve.established:
+            if self.established_at is None and self._sleeve.established and not self._late:
                 due = min(due, self._started_at + limits.SLEEVE_GRACE_S)
         return due
 
@@ -174,11 +175,11 @@ class Overlays:
         if fastpath is not None and sleeve is not None:
             actions += sleeve.hurry(now, hurried=fastpath.doubtful)
             by_sleeve, why = self._by_sleeve, self._why
+            self._late = now >= self._started_at + limits.SLEEVE_GRACE_S
             if fastpath.established_at is not None and not fastpath.trouble:
                 by_sleeve, why = False, ""
             elif sleeve.established and now < sleeve.last_heard_at + limits.SLEEVE_STALE_S:
-                late = now >= self._started_at + limits.SLEEVE_GRACE_S
-                by_sleeve = self._by_sleeve or late
+                by_sleeve = self._by_sleeve or self._late
                 why = fastpath.trouble or "no heartbeat came by fastpath yet"
             if by_sleeve != self._by_sleeve:
                 self._by_sleeve, self._why, self._carrying_since = by_sleeve, why, now

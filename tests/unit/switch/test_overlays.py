@@ -239,6 +239,25 @@ def test_no_overlay_for_a_minute_ends_it() -> None:
         peer.run(0.2)
 
 
+@pytest.mark.parametrize("heard", [False, True])
+def test_sleeve_that_is_of_no_use_does_not_keep_us_busy(heard: bool) -> None:
+    """The peer said that our heartbeat came, but none of its own do, or not any more: there is nothing to do at once."""
+    peer = Peer(made())
+    peer.arrives = {OVERLAY: False, SLEEVE: heard}
+    peer.run(1.1)
+    peer.arrives[SLEEVE] = False
+    if heard:
+        peer.run(limits.SLEEVE_STALE_S + 1.0)
+    peer.acknowledge()
+    turns = 0
+    while peer.now < 159.0:
+        peer.now = max(peer.now, peer.link.next_timer())
+        peer.take(peer.link.handle_timer(peer.now))
+        turns += 1
+        assert turns < 1000
+    assert peer.moves == []
+
+
 def test_fastpath_that_can_not_be_used_keeps_its_place_in_the_count() -> None:
     peer = Peer(made(why="the peer uses another version of fastpath"))
     assert peer.moves == [(0.0, True)]
