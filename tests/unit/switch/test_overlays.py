@@ -241,7 +241,7 @@ def test_no_overlay_for_a_minute_ends_it() -> None:
 
 @pytest.mark.parametrize("heard", [False, True])
 def test_sleeve_that_is_of_no_use_does_not_keep_us_busy(heard: bool) -> None:
-    """The peer said that our heartbeat came, but none of its own do, or not any more: there is nothing to do at once."""
+    """The peer said that our heartbeat came, but none of its own do, or not any more: nothing is due at once."""
     peer = Peer(made())
     peer.arrives = {OVERLAY: False, SLEEVE: heard}
     peer.run(1.1)
