@@ -143,11 +143,13 @@ class _Evaluation:
         return value.get(name)
 
     def _call(self, call: Call, dot: object, piped: tuple[object, ...]) -> object:
-        self._spend(_STEP, call.at)
+        self._spend(_STEP * (1 + len(call.arguments)), call.at)
         if call.function in ("and", "or"):
             return self._choose(call, dot, piped)
         values = [*(self._value(argument, dot) for argument in call.arguments), *piped]
         self._spend(sum(len(value) for value in values if isinstance(value, str)), call.at)
+        if call.function in ("print", "printf", "println"):  # which make one text of many
+            self._expect(values, call.at)
         result = self._may_fail(call.at, lambda: self._apply(call.function, values))
         if isinstance(result, str):
             self._spend(len(result), call.at)
@@ -212,6 +214,14 @@ class _Evaluation:
     def _write(self, text: str, at: int) -> None:
         self._spend(len(text), at)
         self._out.append(text)
+
+    def _expect(self, values: list[object], at: int) -> None:
+        """Refuses beforehand what takes more memory than there is work left."""
+        left = self._left
+        for value in values:
+            left = f.less_its_size(left, value)
+            if left < 0:
+                self._spend(self._left + 1, at)
 
     def _spend(self, work: int, at: int) -> None:
         self._left -= work

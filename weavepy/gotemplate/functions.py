@@ -58,6 +58,21 @@ def show(value: object, depth: int = 0) -> str:
     raise ValueError("the value can't be printed")
 
 
+def less_its_size(left: int, value: object, depth: int = 0) -> int:
+    """Returns `left` less the characters that `show` needs at least, or something negative: no further is looked."""
+    if isinstance(value, str):
+        return left - len(value)
+    if isinstance(value, list | tuple | dict) and depth <= _DEPTH_MAX:
+        for item in value:
+            left -= 1
+            if isinstance(value, dict):
+                left, item = left - len(str(item)), value[item]
+            left = less_its_size(left, item, depth + 1)
+            if left < 0:
+                break
+    return left
+
+
 def show_float(value: float) -> str:
     """Returns a number as Go's %v prints a float64: the shortest digits that mean it."""
     if not math.isfinite(value):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weavepy import limits
-from weavepy.gotemplate import TemplateError, parse, render
+from weavepy.gotemplate import TemplateError, functions, parse, render
 
 DATA = {
     "A": {
@@ -173,6 +173,27 @@ def test_work_is_bounded(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     template = f'{{{{$x := printf "%999s" "x"}}}}{loops.replace(".L", "$.L")}{body}{"{{end}}" * 4}'
     with pytest.raises(TemplateError, match="too much work"):
         render(template, {"L": list(range(30))})
+
+
+@pytest.mark.parametrize("head", ["print", "println", 'printf "' + "%v" * 60 + '"'])
+@pytest.mark.parametrize("value", [["x" * 99] * 1000, {"k": [{"n" * 90: 1}] * 1000}], ids=["list", "object"])
+def test_memory_is_bounded_before_it_is_taken(
+    head: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TEMPLATE_WORK_MAX", 300_000)
+    shown: list[object] = []
+    real = functions.show
+
+    def show(value: object, depth: int = 0) -> str:
+        shown.append(value)
+        return real(value, depth)
+
+    monkeypatch.setattr(functions, "show", show)
+    assert render("{{print .}}", value)
+    shown.clear()
+    with pytest.raises(TemplateError, match="too much work"):
+        render(f"{{{{{head}{' .' * 60}}}}}", value)
+    assert not shown
 
 
 VALUES = st.recursive(
