@@ -7,6 +7,7 @@ firewall.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
@@ -126,9 +127,16 @@ class Operator:
         }
 
     def _link_counters(self, connections: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, int]]:
-        """Returns what the engine counts for each of the connections' links."""
-        indices = (connection["Attrs"].get("index") for connection in connections)
-        return {index: self._data_plane.engine.link_counters(index) for index in indices if index}
+        """Returns what the engine counts for each of the connections' links.
+
+        It may not have the newest yet: effects wait until what is before them is on the disk.
+        """
+        counted = {}
+        for connection in connections:
+            if index := connection["Attrs"].get("index"):
+                with contextlib.suppress(LocalError):
+                    counted[index] = self._data_plane.engine.link_counters(index)
+        return counted
 
     def _with_times(self, connections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Says by the clock on the wall when a failed connection is tried again, as Weave Net does."""

@@ -143,6 +143,18 @@ def test_the_report_is_one_picture() -> None:
     assert report["Captures"] == []
 
 
+def test_a_link_that_the_engine_has_not_yet_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router is ahead of the engine while something is written to the disk."""
+
+    def link_counters(index: int) -> dict[str, int]:
+        raise LocalError(f"no link {index}")
+
+    monkeypatch.setattr(ENGINE, "link_counters", link_counters)
+    value = operator()[0]
+    assert value.report()["Router"]["OverlayDiagnostics"]["fastpath"]["Links"] == {}
+    assert value.figures()["Engine"]["Links"] == {}
+
+
 def test_a_capture_is_of_a_peer_or_of_all_and_in_the_report() -> None:
     value = operator()[0]
     wish: dict[str, Any] = {"direction": "", "snaplen": 100, "program": b""}
