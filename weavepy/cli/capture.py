@@ -79,6 +79,8 @@ def capture(
             _copy(client, stream, writer, count, ended)
     except OSError as error:
         raise CommandError(f"cannot write what was captured: {error.strerror}") from None
+    except _StuckError:  # before there was anything to write
+        raise CommandError(f"nobody reads {path}") from None
 
 
 class _StuckError(Exception):
@@ -131,10 +133,16 @@ def _writer(path: str | None, client: Client, verbose: bool) -> Iterator[PcapWri
 
 
 def _open_file(path: str) -> BinaryIO:
-    """Opens a file that only we can read, also if it was there before and others could."""
+    """Opens a file that only we can read, also if it was there before and others could; never one of somebody else,
+    who may have laid it there for us to fill.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        there = os.fstat(descriptor)
+        if there.st_uid != os.geteuid() and not stat.S_ISCHR(there.st_mode):
+            os.close(descriptor)
+            raise CommandError(f"cannot write {path}: it is somebody else's, who could read it")
+        if stat.S_ISREG(there.st_mode):
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, 0)
     except OSError as error:

@@ -8,6 +8,7 @@ libpcap's words.
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from typing import Any
 
@@ -40,7 +41,7 @@ def compile_filter(text: str) -> bytes:
         raise CommandError("libpcap has no memory for a filter")
     program = _Program()
     try:
-        if library.pcap_compile(handle, ctypes.byref(program), text.encode(), 1, _NETMASK_UNKNOWN) != 0:
+        if library.pcap_compile(handle, ctypes.byref(program), os.fsencode(text), 1, _NETMASK_UNKNOWN) != 0:
             reason = library.pcap_geterr(handle).decode(errors="replace")
             raise UsageError(f"the filter {text!r} is wrong: {reason}")
         try:

@@ -113,6 +113,36 @@ def test_a_file_that_is_there_is_replaced_and_closed_to_others(
     assert path.stat().st_size == 24 + 16 + len(PING)
 
 
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+def test_what_somebody_else_laid_there_is_not_filled(
+    kind: str, router: ScriptedRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "frames.pcap"
+    if kind == "file":
+        path.write_bytes(b"theirs")
+        path.chmod(0o666)
+    else:
+        os.mkfifo(path, 0o666)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        own = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+        router.answers.append(HEAD + copy(PING))
+        result = invoke("-w", str(path), "-c1")
+        assert result.exit_code == 1
+        assert "it is somebody else's" in result.stderr
+        assert os.read(reader, 100) == (b"theirs" if kind == "file" else b"")
+    finally:
+        os.close(reader)
+    assert stat.S_IMODE(path.stat().st_mode) in (0o666, 0o644)
+
+
+def test_a_filter_of_any_octets_is_told_to_be_wrong() -> None:
+    result = invoke("host \udcff")
+    assert result.exit_code == 2
+    assert "the filter" in result.stderr
+
+
 def test_what_is_asked_for(router: ScriptedRouter, tmp_path: Path) -> None:
     router.answers.append(HEAD + copy(PING))
     router.will_answer(report())
@@ -384,6 +414,20 @@ def test_an_interrupt_ends_it_well(open_router: OpenRouter, tmp_path: Path, numb
         finally:
             process.kill()
     assert octets_in(path) == [PING, ASK]
+
+
+def test_a_pipe_that_nobody_reads_does_not_keep_it(open_router: OpenRouter, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with start("-w", str(path)) as process:
+        try:
+            with open_router.accept(HEAD):
+                process.send_signal(signal.SIGINT)
+                assert process.wait(WAIT_S) == 1
+            assert process.stderr is not None
+            assert process.stderr.read() == f"weavepy: nobody reads {path}\n".encode()
+        finally:
+            process.kill()
 
 
 def test_who_reads_the_output_may_have_enough(open_router: OpenRouter) -> None:
