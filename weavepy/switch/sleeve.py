@@ -193,7 +193,7 @@ class Sleeve:
             # One for nothing, or a second one, would have us send the large tests wherever the peer says it is.
             case HeartbeatAck() if self.established_at is None and self._heartbeat_at < math.inf:
                 self.established_at = now
-                self._heartbeat_at = now + limits.SLEEVE_HEARTBEAT_S
+                self._heartbeat_at = now + self._period_s(now)
                 return [*self._test_fragments(now), SleeveSend(self.index, True, PROBE_BYTES)]
             case FragmentsArrive() if self.established_at is not None:
                 self._fragments = True
@@ -232,14 +232,14 @@ class Sleeve:
     def _fails_at(self) -> float:
         return math.inf if self._config.standby else self._timeout_at
 
+    def _period_s(self, now: float) -> float:
+        if self.established_at is not None:
+            return limits.SLEEVE_HEARTBEAT_HURRIED_S if self._hurried else limits.SLEEVE_HEARTBEAT_S
+        vain = self._config.standby and now >= self._confirmed_at + limits.SLEEVE_TIMEOUT_S
+        return limits.SLEEVE_HEARTBEAT_S if vain else limits.SLEEVE_HEARTBEAT_FAST_S
+
     def _send_heartbeat(self, now: float) -> SleeveSend:
-        period_s = limits.SLEEVE_HEARTBEAT_S
-        if self.established_at is None:
-            vain = self._config.standby and now >= self._confirmed_at + limits.SLEEVE_TIMEOUT_S
-            period_s = limits.SLEEVE_HEARTBEAT_S if vain else limits.SLEEVE_HEARTBEAT_FAST_S
-        elif self._hurried:
-            period_s = limits.SLEEVE_HEARTBEAT_HURRIED_S
-        self._heartbeat_at = now + period_s
+        self._heartbeat_at = now + self._period_s(now)
         return SleeveSend(self.index, True, HEARTBEAT_BYTES, self._config.connection_uid)
 
     def _test_fragments(self, now: float) -> list[SleeveAction]:

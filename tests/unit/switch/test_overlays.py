@@ -158,6 +158,17 @@ def test_sleeve_waits_for_fastpath_before_it_is_used() -> None:
     assert peer.moves[1:] == [(pytest.approx(603.6, abs=0.6), False)]
 
 
+def test_sleeve_without_fastpath_is_heard_every_second_from_the_start() -> None:
+    """Else two heartbeats that are lost end a connection that has just been established."""
+    peer = Peer(made())
+    peer.arrives[OVERLAY] = False
+    peer.run(0.1)
+    peer.acknowledge()
+    before = peer.sent[SLEEVE]
+    peer.run(3.1)
+    assert peer.sent[SLEEVE] - before == 3
+
+
 @pytest.mark.parametrize("lost", ["theirs", "ours", "both"])
 def test_frames_go_by_sleeve_when_fastpath_is_lost_and_return(lost: str) -> None:
     peer = up()
