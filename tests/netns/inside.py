@@ -51,6 +51,18 @@ def addresses(space: Space, interface: str) -> list[str]:
     return [f"{entry['local']}/{entry['prefixlen']}" for link in shown for entry in link.get("addr_info", ())]
 
 
+def redirect_sysctls(space: Space, interface: str) -> list[str]:
+    """Returns whether an interface believes router advertisements and redirects, and sends redirects: 0 each."""
+    names = (
+        "ipv6/{}/accept_ra",
+        "ipv6/{}/accept_redirects",
+        "ipv4/{}/accept_redirects",
+        "ipv4/{}/send_redirects",
+    )
+    paths = [f"/proc/sys/net/{name.format(f'conf/{interface}')}" for name in names]
+    return space.run(["cat", *paths]).stdout.split()
+
+
 @contextlib.contextmanager
 def closing(fds: list[int]) -> Iterator[list[int]]:
     try:

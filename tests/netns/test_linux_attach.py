@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from inside import addresses, closing, inside, links
+from inside import addresses, closing, inside, links, redirect_sysctls
 
 from weavepy.errors import LocalError
 from weavepy.lab import traffic
@@ -82,7 +82,8 @@ def test_the_interface_is_as_the_overlay_needs_it(host: Host, container: Space) 
     assert len(end) <= 15
     route = container.run(["ip", "route", "show", "224.0.0.0/4"]).stdout
     assert "dev ethwe" in route
-    assert container.run(["cat", "/proc/sys/net/ipv6/conf/ethwe/accept_ra"]).stdout == "0\n"
+    for space, name in ((container, "ethwe"), (host, end)):
+        assert set(redirect_sysctls(space, name)) == {"0"}
 
 
 def test_attaching_again_changes_nothing_and_more_addresses_join(host: Host, container: Space) -> None:

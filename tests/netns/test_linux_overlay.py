@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from inside import closing, inside, links
+from inside import closing, inside, links, redirect_sysctls
 
 from weavepy.errors import LocalError
 from weavepy.lab import traffic
@@ -54,6 +54,7 @@ def test_bridge_and_tap_are_made_as_the_overlay_needs_them(lab: Lab) -> None:
             assert "UP" in link["flags"]
             assert link["mtu"] == 1376
             assert link["inet6_addr_gen_mode"] == "none"
+            assert set(redirect_sysctls(host, link["ifname"])) == {"0"}
         flags = fcntl.fcntl(made.tap_fds[0], fcntl.F_GETFL)
         assert flags & os.O_NONBLOCK
         assert fcntl.fcntl(made.tap_fds[0], fcntl.F_GETFD) & fcntl.FD_CLOEXEC

@@ -23,6 +23,7 @@ from weavepy.linux.rtnl import (
     HOST_PREFIX,
     Link,
     Route,
+    quiet_sysctls,
     route,
     silence,
 )
@@ -65,8 +66,10 @@ def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
         silence(end.name)
         host.limit_gso(end.index)
         host.set_link(end.index, mtu=mtu, master=bridge.index, state="up")
-        quiet = (f"ipv6/conf/{name}/accept_ra=0", f"ipv4/conf/{name}/arp_notify=1")
-        with Namespace(fd, quiet) as space:
+        # The kernel's own notices, where an interface comes up or changes its MAC later, go out too.
+        notices = ((f"ipv4/conf/{name}/arp_notify", "1"), (f"ipv6/conf/{name}/ndisc_notify", "1"))
+        sysctls = [f"{path}={value}" for path, value in (*quiet_sysctls(name), *notices)]
+        with Namespace(fd, sysctls) as space:
             inner = _inner_end(space.route, end)
             if inner is None:
                 raise LocalError(

@@ -136,6 +136,7 @@ def _bridge(rt: Route, mac: bytes, mtu: int) -> tuple[bool, Link]:
 def _adopt_containers(rt: Route, bridge: Link, mtu: int) -> None:
     outdated: dict[int, int] = {}
     for link in _container_links(rt):
+        silence(link.name)
         if link.master == 0:
             rt.set_link(link.index, master=bridge.index, state="up")
         if link.mtu != mtu:

@@ -149,9 +149,21 @@ def set_sysctl(path: str, value: str) -> bool:
 
 
 def silence(name: str) -> None:
-    """Keeps a bridge or port from talking by itself: no link-local address, no router solicitations."""
-    set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+    """Keeps a bridge or port from talking by itself, and from believing what a container says of routes."""
+    for path, value in quiet_sysctls(name):
+        set_sysctl(path, value)
     set_sysctl(f"ipv6/conf/{name}/addr_gen_mode", "1")
+
+
+def quiet_sysctls(name: str) -> Iterator[tuple[str, str]]:
+    """Yields (path under /proc/sys/net, value) that keep router advertisements and redirects out (CVE-2020-11091).
+
+    IPv4's redirects also heed `conf/all`, which isn't ours to change; the packet filter drops them.
+    """
+    yield f"ipv6/conf/{name}/accept_ra", "0"
+    yield f"ipv6/conf/{name}/accept_redirects", "0"
+    yield f"ipv4/conf/{name}/accept_redirects", "0"
+    yield f"ipv4/conf/{name}/send_redirects", "0"
 
 
 def format_mac(mac: bytes) -> str:
