@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from weavepy.errors import LocalError
+from weavepy.linux.announce import wait_for_port
 from weavepy.linux.namespace import Namespace
 from weavepy.linux.rtnl import (
     BRIDGE,
@@ -78,6 +79,9 @@ def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
                 )
             _join(space, inner, wanted, mtu)
             undo.pop_all()
+            wait_for_port(end.name)
+            for interface in wanted:
+                space.announce(inner.name, inner.mac, interface.ip.packed)
             return _describe(target, inode, space.route, inner)
 
 
@@ -176,8 +180,6 @@ def _join(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interfac
                 raise LocalError(f"cannot add {interface} in the container: {error.strerror}") from None
             undo.callback(space.route.delete_address, inner.index, address, network.prefixlen)
         space.route.add_multicast_route(inner.index)
-        for interface in new:
-            space.announce(inner.name, inner.mac, interface.ip.packed)
         undo.pop_all()
 
 

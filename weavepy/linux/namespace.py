@@ -17,10 +17,10 @@ from typing import Final
 
 from weavepy.errors import LocalError
 from weavepy.linux import nshelper
+from weavepy.linux.announce import arp_announcement
 from weavepy.linux.rtnl import Route, route
 
 _HELPER_TIMEOUT_S: Final = 5.0
-_ETHERTYPE_ARP: Final = 0x0806
 
 
 class Namespace:
@@ -46,10 +46,9 @@ class Namespace:
         self._cleanup.close()
 
     def announce(self, interface: str, mac: bytes, address: bytes) -> None:
-        """Broadcasts a gratuitous ARP request (RFC 5227 section 3), so others learn of a move at once."""
-        arp = b"\x00\x01\x08\x00\x06\x04\x00\x01" + mac + address + bytes(6) + address
+        """Broadcasts a gratuitous ARP request, so others learn of a move at once."""
         self._packet.bind((interface, 0))
-        self._packet.send(b"\xff" * 6 + mac + _ETHERTYPE_ARP.to_bytes(2) + arp)
+        self._packet.send(arp_announcement(mac, address))
 
 
 def find_namespaces(inodes: Collection[int]) -> Iterator[tuple[int, int]]:

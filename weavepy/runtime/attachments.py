@@ -44,6 +44,10 @@ class Attachments:
         self._mtu = mtu
         self._turn = asyncio.Lock()
 
+    def addresses(self) -> list[tuple[bytes, str]]:
+        """Returns (MAC, address with prefix length) of all that is attached."""
+        return [(a.mac, cidr) for a in self.present.values() for cidr in a.cidrs]
+
     async def attach(self, target: str, cidrs: Sequence[str]) -> Attachment:
         """Attaches `target` with `cidrs` and remembers it; LocalError says why it can't be."""
         async with self._turn:
