@@ -31,9 +31,13 @@ from typing import Any
 
 from weavepy import __version__, _fastpath, limits
 from weavepy.errors import LocalError, UsageError
+from weavepy.linux.expose import remove_addresses
+from weavepy.linux.firewall import remove_tables
+from weavepy.linux.forward import remove_forwarding
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
+from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import SOCKET_NAME, open_tcp_socket, open_unix_socket
 from weavepy.runtime.attachments import Attachments
@@ -42,6 +46,9 @@ from weavepy.runtime.control import open_listener
 from weavepy.runtime.credentials import KEY_FILE, PASSWORD_FILE
 from weavepy.runtime.dataplane import DataPlane
 from weavepy.runtime.datasocket import open_data_sockets, open_df_socket
+from weavepy.runtime.exposures import PREFIX as EXPOSE_PREFIX
+from weavepy.runtime.exposures import Exposures
+from weavepy.runtime.firewall import Firewall
 from weavepy.runtime.launch import Launch, Settings, settle
 from weavepy.runtime.logs import FILE_NAME, start_logging
 from weavepy.runtime.operator import Operator
@@ -261,13 +268,20 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             bind_host=options.host,
         )
         attachments = Attachments(store, host.engine, workers, mtu=options.mtu)
-        warnings = settings.warnings + host.warnings
+        firewall = Firewall(workers)
+        exposures = Exposures(store, firewall, workers, mac=settings.name.to_bytes(6, "big"))
+        announcements = Announcements(
+            workers, connected=lambda: _connected(router, shell), known=lambda: operator.addresses()
+        )
+        warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
         operator = Operator(
             router,
             shell,
             data_plane,
             targets,
             attachments,
+            exposures,
+            announcements,
             warnings=warnings,
             interface=f"{host.overlay.tap} (via TAP)",
             tap_offloads=host.overlay.offloads,
@@ -283,6 +297,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             targets.start()
             operator.ready = True
             replay = loop.create_task(attachments.replay())
+            keep = [loop.create_task(task) for task in (firewall.run(), announcements.run())]
             join = loop.create_task(targets.connect(settings.peers, replace=False, keep_unresolved=True))
             log.info(
                 "weavepy %s is ready: %s (%s), port %d, %s",
@@ -299,14 +314,19 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             operator.ready = False
             log.info("stopping; containers keep their interfaces")
             notify_systemd("STOPPING=1")
-            for task in (replay, join):
+            for task in (replay, join, *keep):
                 task.cancel()
-            await asyncio.gather(replay, join, return_exceptions=True)
+            await asyncio.gather(replay, join, *keep, return_exceptions=True)
         finally:
             operator.end_captures()
             targets.stop()
             await shell.stop()
             await api.close()
+
+
+def _connected(router: Router, shell: Shell) -> bool:
+    connections: Any = router.figures(shell.clock())["Connections"]
+    return any(connection["State"] == "established" for connection in connections)
 
 
 def _router_config(settings: Settings) -> RouterConfig:
@@ -353,6 +373,8 @@ def reset(state_dir: Path, run_dir: Path) -> list[str]:
     with contextlib.ExitStack() as opened:
         if run_dir.is_dir():
             _lock_run_dir(run_dir, opened)
+        removed += [f"rules of {name}" for name in (*remove_forwarding(), *remove_tables())]
+        _take_back_exposed(state_dir / STATE_FILE)
         removed += [f"interface {name}" for name in remove_overlay()]
         state = [STATE_FILE + suffix for suffix in ("", "-wal", "-shm", ".lock")]
         run = [SOCKET_NAME, FILE_NAME, CRASH_FILE, *(f"{FILE_NAME}.{n}" for n in range(1, 10))]
@@ -367,6 +389,15 @@ def reset(state_dir: Path, run_dir: Path) -> list[str]:
             directory.rmdir()
             removed.append(str(directory))
     return removed
+
+
+def _take_back_exposed(path: Path) -> None:
+    """Takes our addresses from a bridge that stays, because it isn't ours."""
+    if path.exists():
+        with contextlib.suppress(LocalError), contextlib.closing(Store(path)) as store:
+            remove_addresses(
+                ipaddress.IPv4Interface(key.removeprefix(EXPOSE_PREFIX)) for key in store.items(EXPOSE_PREFIX)
+            )
 
 
 def notify_systemd(message: str) -> None:

@@ -50,3 +50,13 @@ def test_a_routers_advertisement_from_a_container_reaches_no_routing_table(lab: 
     for space in (one, two, other):
         assert PREFIX not in routes_of(space), space.name
         assert "fe80::bad" not in routes_of(space), space.name
+
+    # Nor does one whose own root wants to, here or on another host: such frames go from port to port no more.
+    near = lab.add_container("near")
+    one.weavepy("attach", "10.32.1.3/24", near.target)
+    for space in (near, other):
+        space.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/ethwe/accept_ra"])
+    advertise(rogue, "ethwe")
+    for space in (near, other):
+        assert PREFIX not in routes_of(space), space.name
+        assert "fe80::bad" not in routes_of(space), space.name

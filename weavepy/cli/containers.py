@@ -1,16 +1,21 @@
-"""`weavepy attach` and `weavepy detach`.
+"""`weavepy attach`, `detach`, `expose`, `hide` and `ps`: who has which addresses here.
 
-Rules of this file. Both print the addresses they gave or took on one line, without the prefix length, as
+Rules of this file. The first four print the addresses they gave or took on one line, without the prefix length, as
 Weave Net did: scripts read that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import click
 
+from weavepy.cli import CommandError
 from weavepy.cli.config import run_dir_option
 from weavepy.client import Client
 
+EXPOSE = "weave:expose"  # Weave Net's name for the bridge
 _ATTACH_TIMEOUT_S = 30.0
 
 
@@ -24,8 +29,9 @@ def attach(cidrs: tuple[str, ...], target: str, run_dir: str) -> None:
     TARGET is pid:N, netns:NAME or the path of a network namespace. The address comes back after a restart of
     the router, as long as the container lives.
     """
-    Client(run_dir).post("/attach", {"target": target, "cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)
-    click.echo(" ".join(cidr.partition("/")[0] for cidr in cidrs))
+    answer = Client(run_dir).post("/attach", {"target": target, "cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)
+    _warn(answer)
+    _tell(cidrs)
 
 
 @click.command()
@@ -35,4 +41,52 @@ def attach(cidrs: tuple[str, ...], target: str, run_dir: str) -> None:
 def detach(cidrs: tuple[str, ...], target: str, run_dir: str) -> None:
     """Take the addresses CIDR, or all it has, from TARGET."""
     answer = Client(run_dir).post("/detach", {"target": target, "cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)
-    click.echo(" ".join(cidr.partition("/")[0] for cidr in answer["removed"]))
+    _tell(answer["removed"])
+
+
+@click.command()
+@click.argument("cidrs", nargs=-1, metavar="CIDR...")
+@click.option("--without-masquerade", is_flag=True, help="Don't hide containers behind this host.")
+@run_dir_option
+def expose(cidrs: tuple[str, ...], without_masquerade: bool, run_dir: str) -> None:
+    """Give this host the addresses CIDR on the overlay, for example 10.32.1.9/24.
+
+    The host and the containers of the subnet reach each other, and the containers that have a route by CIDR reach
+    beyond the host. It comes back after a restart.
+    """
+    request = {"cidrs": list(cidrs), "masquerade": not without_masquerade}
+    answer = Client(run_dir).post("/expose", request, _ATTACH_TIMEOUT_S)
+    _warn(answer)
+    _tell(answer["exposed"])
+
+
+@click.command()
+@click.argument("cidrs", nargs=-1, metavar="[CIDR]...")
+@run_dir_option
+def hide(cidrs: tuple[str, ...], run_dir: str) -> None:
+    """Take the addresses CIDR, or all that were exposed, from this host."""
+    _tell(Client(run_dir).post("/hide", {"cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)["removed"])
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@run_dir_option
+def ps(targets: tuple[str, ...], run_dir: str) -> None:
+    """List who has addresses here: target, MAC and addresses; first this host itself, as weave:expose."""
+    report = Client(run_dir).get("/report")
+    lines = {EXPOSE: [report["Router"]["Name"], *(entry["Cidr"] for entry in report["Exposed"])]}
+    lines |= {entry["Target"]: [entry["Mac"], *entry["Cidrs"]] for entry in report["Attachments"]}
+    for target in targets or lines:
+        if target not in lines:
+            raise CommandError(f"{target} has no addresses here; `weavepy ps` lists who has")
+    for target in targets or lines:
+        click.echo(" ".join([target, *lines[target]]))
+
+
+def _tell(cidrs: Iterable[str]) -> None:
+    click.echo(" ".join(cidr.removeprefix("ip:").partition("/")[0] for cidr in cidrs))
+
+
+def _warn(answer: Mapping[str, Any]) -> None:
+    for text in answer.get("warnings", ()):
+        click.echo(f"weavepy: warning: {text}", err=True)

@@ -6,7 +6,7 @@ Rules of this file. Those of `judge.py`, whose areas these are. A path of which 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from weavepy import limits
 from weavepy.doctor.facts import Facts, Holder, PathFacts
@@ -23,7 +23,7 @@ from weavepy.doctor.finding import (
     Findings,
     host_of,
 )
-from weavepy.doctor.firewall import DROPS, PASSES, Packet, Verdict, judge_packet
+from weavepy.doctor.firewall import DROPS, PASSES, Chain, Packet, Verdict, judge_packet
 from weavepy.runtime.status import mtu_warnings, visible, wanted_connections
 
 STATUS_PORT = 6782
@@ -86,6 +86,8 @@ def judge_firewall(facts: Facts) -> Findings:
         for protocol in ("tcp", "udp"):
             yield _judge_direction(facts, paths, protocol, inbound=inbound)
     yield _bridged(facts)
+    if facts.router.state == "running":
+        yield _own_table(facts.firewall.chains)
 
 
 def _judge_direction(facts: Facts, paths: tuple[PathFacts, ...], protocol: str, *, inbound: bool) -> Finding:
@@ -157,6 +159,18 @@ def _bridged(facts: Facts) -> Finding:
         level,
         f"containers' frames {word} by {verdict.where}, because bridge-nf-call-iptables is 1",
         f"iptables -I FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT",
+    )
+
+
+def _own_table(chains: Sequence[Chain]) -> Finding:
+    """Judges whether the router's own table is there: without it containers can tell this host where to route."""
+    if any((c.family, c.table) == ("inet", "weavepy") for c in chains):
+        return Finding("firewall", OK, "weavepy's own rules (nft list table inet weavepy) are in place")
+    return Finding(
+        "firewall",
+        WARNING,
+        "weavepy's own rules (table inet weavepy) aren't there: nothing is masqueraded, redirects from containers pass",
+        "install nftables (apt-get install nftables); the router makes them within 10 s, or logs why not",
     )
 
 

@@ -54,7 +54,10 @@ def target_identity(target: str) -> dict[str, object]:
 
 
 def parse_cidrs(cidrs: Sequence[str]) -> list[ipaddress.IPv4Interface]:
-    """Returns the addresses with their subnets, in order, or says which of them can't be a container's."""
+    """Returns the addresses with their subnets, in order, or says which of them can't be one in the overlay.
+
+    Weave Net's `ip:10.32.1.1/24` is the same as 10.32.1.1/24.
+    """
     parsed: list[ipaddress.IPv4Interface] = []
     for text in cidrs:
         interface = _parse_cidr(text)
@@ -65,7 +68,9 @@ def parse_cidrs(cidrs: Sequence[str]) -> list[ipaddress.IPv4Interface]:
 
 
 def _parse_cidr(text: str) -> ipaddress.IPv4Interface:
-    address, slash, prefix = text.partition("/")
+    if text.startswith("net:"):
+        raise LocalError(f"{text}: addresses can't be allocated yet; give one like 10.32.1.1/24")
+    address, slash, prefix = text.removeprefix("ip:").partition("/")
     if not slash:
         raise LocalError(f"{text!r} has no prefix length; write it like 10.32.1.1/24")
     if not (prefix.isascii() and prefix.isdigit()):

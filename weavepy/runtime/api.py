@@ -25,7 +25,7 @@ from weavepy.errors import LocalError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
 from weavepy.runtime.addresses import plain_host
-from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, texts
+from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
 from weavepy.runtime.captures import DIRECTIONS, Capture
 
 log = logging.getLogger("weavepy.api")
@@ -51,6 +51,8 @@ class Control(Protocol):
     async def forget(self, peers: Sequence[str], *, known_only: bool) -> None: ...
     async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
+    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> dict[str, Any]: ...
+    async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]: ...
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture: ...
     def end_capture(self, capture: Capture) -> None: ...
     def stop(self) -> None: ...
@@ -86,6 +88,9 @@ class Api:
                 web.post("/forget", self._forget),
                 web.post("/attach", self._attach),
                 web.post("/detach", self._detach),
+                web.post("/expose", self._expose),
+                web.post("/expose/{ip}/{length}", self._expose_one),
+                web.post("/hide", self._hide),
                 web.post("/stop", self._stop),
             ]
         if sock.family == socket.AF_UNIX:
@@ -188,6 +193,30 @@ class Api:
         body = await read_json(request, {"target", "cidrs"})
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
         return _json(await self._control.detach(one_text(body, "target"), cidrs))
+
+    async def _expose(self, request: web.Request) -> web.Response:
+        body = await read_json(request, {"cidrs", "masquerade"})
+        masquerade = body.get("masquerade", True)
+        if not isinstance(masquerade, bool):
+            raise LocalError('"masquerade" must be true or false')
+        cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
+        return _json(await self._control.expose(cidrs, masquerade=masquerade))
+
+    async def _expose_one(self, request: web.Request) -> web.Response:
+        """Weave Net's form: all of it in the address."""
+        refuse_browser(request)
+        if request.can_read_body:
+            raise LocalError("this request takes no body; send JSON to /expose instead")
+        skip = request.query.get("skipNAT", "false")
+        if skip not in ("true", "false"):
+            raise LocalError('"skipNAT" must be true or false')
+        cidr = f"{request.match_info['ip']}/{request.match_info['length']}"
+        await self._control.expose([cidr], masquerade=skip == "false")
+        return web.Response(status=204)
+
+    async def _hide(self, request: web.Request) -> web.Response:
+        body = await read_json(request, {"cidrs"})
+        return _json(await self._control.hide(texts(body, "cidrs", CIDRS_MAX, at_least=0)))
 
     async def _capture(self, request: web.Request) -> web.StreamResponse:
         # What the containers say to each other, in clear: for nobody but root, on the unix socket only.

@@ -28,10 +28,15 @@ def is_form(request: web.Request) -> bool:
     return request.content_type == FORM
 
 
-async def read_form(request: web.Request, known: set[str], fields_max: int) -> dict[str, list[str]]:
-    """Returns a form's fields with their values; LocalError for one that is broken, or that a browser sent."""
+def refuse_browser(request: web.Request) -> None:
+    """LocalError for a request that a browser may have been made to send: one that isn't JSON."""
     if "Origin" in request.headers or "Sec-Fetch-Site" in request.headers:
         raise LocalError("a page in a browser can't change anything here; send JSON, or use curl")
+
+
+async def read_form(request: web.Request, known: set[str], fields_max: int) -> dict[str, list[str]]:
+    """Returns a form's fields with their values; LocalError for one that is broken, or that a browser sent."""
+    refuse_browser(request)
     fields: dict[str, list[str]] = {}
     try:
         text = (await _read(request)).decode()

@@ -59,11 +59,17 @@ def render_status(report: Report) -> str:
         _label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
         _label("Ciphers", ", ".join(f"{name} by {by}" for name, by in fastpath["Ciphers"].items()) or "none"),
         _label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
+        *_exposed(report),
         "",
         *(f"Warning: {visible(text)}" for text in [*report.get("Warnings", ()), *mtu_warnings(report)]),
     ]
     _, text = verdict(report)
     return "\n".join([*lines, text, ""])
+
+
+def _exposed(report: Report) -> list[str]:
+    cidrs = [e["Cidr"] + ("" if e["Masquerade"] else " (no masquerade)") for e in report.get("Exposed", ())]
+    return [_label("Exposed", ", ".join(cidrs))] if cidrs else []
 
 
 def render_connections(report: Report) -> str:

@@ -241,6 +241,40 @@ def test_attach_and_detach_print_addresses(router: ScriptedRouter) -> None:
     ]
 
 
+def test_expose_and_hide_print_addresses_and_warnings_apart(router: ScriptedRouter) -> None:
+    router.will_answer({"exposed": ["10.0.0.1/24", "10.0.0.2/24"], "warnings": ["look out"]})
+    router.will_answer({"removed": ["10.0.0.1/24"]})
+    result = invoke("expose", "--without-masquerade", "ip:10.0.0.1/24", "10.0.0.2/24")
+    assert (result.exit_code, result.stdout) == (0, "10.0.0.1 10.0.0.2\n")
+    assert result.stderr == "weavepy: warning: look out\n"
+    assert invoke("hide").stdout == "10.0.0.1\n"
+    assert router.requests == [
+        ("POST /expose", {"cidrs": ["ip:10.0.0.1/24", "10.0.0.2/24"], "masquerade": False}),
+        ("POST /hide", {"cidrs": []}),
+    ]
+
+
+def test_ps_lists_the_host_first_and_knows_whom_it_does_not_know(router: ScriptedRouter) -> None:
+    report = {
+        "Router": {"Name": "02:00:00:00:00:01"},
+        "Exposed": [{"Cidr": "10.0.0.9/24", "Masquerade": True}],
+        "Attachments": [
+            {"Target": "netns:web", "Mac": "02:00:00:00:00:07", "Cidrs": ["10.0.0.1/24", "10.1.0.1/16"]}
+        ],
+    }
+    for _ in range(3):
+        router.will_answer(report)
+    host, web = (
+        "weave:expose 02:00:00:00:00:01 10.0.0.9/24",
+        "netns:web 02:00:00:00:00:07 10.0.0.1/24 10.1.0.1/16",
+    )
+    assert invoke("ps").stdout == f"{host}\n{web}\n"
+    assert invoke("ps", "netns:web").stdout == f"{web}\n"
+    result = invoke("ps", "netns:web", "netns:db")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "weavepy: netns:db has no addresses here; `weavepy ps` lists who has\n"
+
+
 def test_a_refusal_is_told_with_1(router: ScriptedRouter) -> None:
     router.will_answer({"error": "a is not a target"}, "400 Bad Request")
     result = invoke("forget", "a")

@@ -22,7 +22,7 @@ from weavepy.doctor.facts import (
     StateFacts,
 )
 from weavepy.doctor.finding import Finding
-from weavepy.doctor.firewall import from_iptables
+from weavepy.doctor.firewall import Chain, from_iptables
 from weavepy.doctor.judge import judge
 
 KERNEL = KernelFacts(
@@ -53,7 +53,7 @@ HEALTHY = Facts(
     router=RUNNING,
     kernel=KERNEL,
     holders=HELD,
-    firewall=FirewallFacts((), True),
+    firewall=FirewallFacts((Chain("nftables", "inet", "weavepy", "input", "input"),), True),
     paths=(PATH,),
     datagram_overhead=78,
     synchronised=True,
@@ -294,3 +294,10 @@ def test_judgement_touches_no_outside_world(name: str) -> None:
     ]
     outside = {"os", "socket", "subprocess", "pathlib", "time", "json", "weavepy.linux", "weavepy.client"}
     assert outside.isdisjoint(modules)
+
+
+def test_a_running_router_without_its_own_table_is_told_of() -> None:
+    flushed = replace(HEALTHY, firewall=FirewallFacts((), True))
+    assert [(f.level, "table inet weavepy" in f.text) for f in odd(flushed)] == [("warning", True)]
+    stopped = replace(flushed, router=RouterFacts("stopped"))
+    assert not any("table inet weavepy" in f.text for f in judge(stopped))

@@ -85,6 +85,14 @@ class RecordingControl:
         self.calls.append(("detach", target, list(cidrs)))
         return {"target": target, "removed": list(cidrs)}
 
+    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
+        self.calls.append(("expose", list(cidrs), masquerade))
+        return {"exposed": list(cidrs), "warnings": []}
+
+    async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]:
+        self.calls.append(("hide", list(cidrs)))
+        return {"removed": list(cidrs)}
+
     def stop(self) -> None:
         self.calls.append(("stop",))
 
@@ -191,6 +199,9 @@ def test_changes(tmp_path: Path) -> None:
         assert [result["peer"] for result in answer["results"]] == ["a", "b"]
         await post("/connect", {"peers": ["a"]})
         await post("/forget", {"peers": ["a"]})
+        await post("/expose", {"cidrs": ["10.0.0.9/24"]})
+        await post("/expose", {"cidrs": ["10.0.0.9/24"], "masquerade": False})
+        await post("/hide", {"cidrs": []})
         await post("/attach", {"target": "pid:1", "cidrs": ["10.0.0.1/24"]})
         assert await post("/detach", {"target": "pid:1"}) == {"target": "pid:1", "removed": []}
         assert await post("/stop", {}) == {"pid": os.getpid()}
@@ -198,6 +209,9 @@ def test_changes(tmp_path: Path) -> None:
             ("connect", ["a", "b"], True, 1.0),
             ("connect", ["a"], False, 0.0),
             ("forget", ["a"], True),
+            ("expose", ["10.0.0.9/24"], True),
+            ("expose", ["10.0.0.9/24"], False),
+            ("hide", []),
             ("attach", "pid:1", ["10.0.0.1/24"]),
             ("detach", "pid:1", []),
             ("stop",),
@@ -223,6 +237,8 @@ def test_changes(tmp_path: Path) -> None:
         ("/connect", [1], "must be a JSON object"),
         ("/forget", {"peers": ["unknown"]}, "unknown is not a target"),
         ("/attach", {"target": "", "cidrs": ["x"]}, '"target"'),
+        ("/expose", {"cidrs": ["x"], "masquerade": "no"}, '"masquerade"'),
+        ("/hide", {"cidrs": "all"}, '"cidrs"'),
         ("/attach", {"target": "pid:1", "cidrs": []}, "1 to 64"),
         ("/detach", {"target": "pid:1", "cidrs": ["x"] * 65}, "0 to 64"),
         ("/stop", {"now": 1}, "takes none"),
@@ -303,7 +319,7 @@ def test_a_form_that_a_browser_sends_is_not_obeyed(path: str, header: str) -> No
 
 def test_only_connect_and_forget_take_forms() -> None:
     async def scenario(control: RecordingControl, port: int) -> None:
-        for path in ("/attach", "/detach", "/stop"):
+        for path in ("/attach", "/detach", "/expose", "/expose/10.0.0.9/24", "/hide", "/stop"):
             status, text = await raw(port, form(path, "target=pid:1"))
             assert (status, b"send JSON" in text) == (400, True)
         multipart = form("/connect", "peer=a").replace(b"x-www-form-urlencoded", b"json+form")
@@ -411,7 +427,7 @@ def test_bodies_are_json_and_bounded(tmp_path: Path) -> None:
 
 def test_the_read_only_group_changes_nothing(tmp_path: Path) -> None:
     async def scenario(control: RecordingControl, _client: Client, port: int) -> None:
-        for path in ("/connect", "/forget", "/attach", "/detach", "/stop"):
+        for path in ("/connect", "/forget", "/attach", "/detach", "/expose", "/hide", "/stop"):
             body = b"{}"
             head = f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             status, _ = await raw(port, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

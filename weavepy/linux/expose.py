@@ -1,0 +1,86 @@
+"""Addresses of this host in the overlay, on the bridge, and what their subnets get in the way of.
+
+Rules of this file. Adding and removing can both be done twice. What others put on the bridge is left alone. The
+easy mistake: the bridge's own route to an exposed subnet is no overlap.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+
+from weavepy.errors import LocalError
+from weavepy.linux.rtnl import BRIDGE, Link, Route, route, set_sysctl
+
+FORWARDING_NOTE = (
+    "this host forwards packets now (net.ipv4.ip_forward was 0), so that containers reach beyond it"
+)
+
+
+def add_addresses(interfaces: Iterable[ipaddress.IPv4Interface]) -> None:
+    """Puts addresses on the bridge; all of them, or LocalError and none."""
+    with route() as rt:
+        bridge = _bridge(rt)
+        present = rt.addresses()
+        names = {link.index: link.name for link in rt.links()}
+        new = []
+        for interface in interfaces:
+            index, prefix = present.get(str(interface.ip), (0, 0))
+            if index and index != bridge.index:
+                raise LocalError(
+                    f"this host has {interface.ip} on {names.get(index, 'another interface')} already; "
+                    "choose another address"
+                )
+            if index and prefix != interface.network.prefixlen:
+                raise LocalError(f"the bridge has {interface.ip}/{prefix} already; hide that first")
+            if not index:
+                new.append(interface)
+        for number, interface in enumerate(new):
+            network = interface.network
+            try:
+                rt.add_address(
+                    bridge.index, str(interface.ip), network.prefixlen, str(network.broadcast_address)
+                )
+            except OSError as error:
+                for added in new[:number]:
+                    rt.delete_address(bridge.index, str(added.ip), added.network.prefixlen)
+                raise LocalError(f"cannot add {interface} to {BRIDGE}: {error.strerror}") from None
+
+
+def remove_addresses(interfaces: Iterable[ipaddress.IPv4Interface]) -> None:
+    """Takes addresses from the bridge; those that aren't there, or whose bridge is gone, are as good as taken."""
+    with route() as rt:
+        bridge = rt.find(BRIDGE)
+        if bridge is not None:
+            for interface in interfaces:
+                rt.delete_address(bridge.index, str(interface.ip), interface.network.prefixlen)
+
+
+def start_forwarding() -> bool:
+    """Lets this host forward IPv4; returns whether it didn't before."""
+    with open("/proc/sys/net/ipv4/ip_forward") as file:
+        return file.read().strip() == "0" and set_sysctl("ipv4/ip_forward", "1")
+
+
+def overlaps(interfaces: Iterable[ipaddress.IPv4Interface]) -> list[str]:
+    """Says which of the host's own routes, the default apart, lead elsewhere with addresses of the subnets."""
+    with route() as rt:
+        bridge = rt.find(BRIDGE)
+        names = {link.index: link.name for link in rt.links()}
+        routes = rt.routes()
+    found = []
+    for network in sorted({interface.network for interface in interfaces}):
+        for destination, index in dict.fromkeys(routes):
+            if ":" in destination or (bridge is not None and index == bridge.index):
+                continue
+            if network.overlaps(ipaddress.IPv4Network(destination)):
+                found.append(
+                    f"{network} overlaps this host's route to {destination} by {names.get(index, '?')}: "
+                    "what is sent there may end up at the wrong place; choose another subnet"
+                )
+    return found
+
+
+def _bridge(rt: Route) -> Link:
+    bridge = rt.find(BRIDGE)
+    if bridge is None or bridge.kind != "bridge":
+        raise LocalError(f"there is no bridge {BRIDGE}; start the router first (weavepy launch)")
+    return bridge
