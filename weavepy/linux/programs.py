@@ -13,6 +13,7 @@ from typing import Final
 from weavepy.errors import LocalError
 
 _TIMEOUT_S: Final = 10.0
+_PACKAGES: Final = {"nft": "nftables"}
 
 
 def find_program(name: str) -> str | None:
@@ -24,7 +25,9 @@ def run_program(argv: Sequence[str], text_in: str = "") -> str:
     """Returns what a program prints; LocalError, with what it said, if it fails or isn't there."""
     path = find_program(argv[0])
     if path is None:
-        raise LocalError(f"{argv[0]} isn't installed here: apt-get install {argv[0]}")
+        raise LocalError(
+            f"{argv[0]} isn't installed here: apt-get install {_PACKAGES.get(argv[0], 'iptables')}"
+        )
     try:
         done = subprocess.run(
             [path, *argv[1:]],

@@ -76,9 +76,12 @@ class Firewall:
         """Puts back what isn't as we made it."""
         async with self._turn:
             try:
-                if await self._run(listing) != self._listing:
+                present = await self._run(listing)
+                if not present or present != self._listing:
                     self._listing, _ = await self._run(install, self._exposures)
-                    log.warning("somebody changed or flushed our rules of nftables; they are back")
+                    log.warning(
+                        "our rules of nftables were changed, flushed or never there; they are in place now"
+                    )
                 if await self._run(keep_forwarding, self._exposures):
                     log.info("iptables' FORWARD has the rules that containers need again")
                 self._trouble = ""
