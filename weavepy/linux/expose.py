@@ -8,11 +8,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from weavepy.errors import LocalError
-from weavepy.linux.rtnl import BRIDGE, Link, Route, route, set_sysctl
-
-FORWARDING_NOTE = (
-    "this host forwards packets now (net.ipv4.ip_forward was 0), so that containers reach beyond it"
-)
+from weavepy.linux.rtnl import BRIDGE, Link, Route, get_sysctl, route, set_sysctl
 
 
 def add_addresses(interfaces: Iterable[ipaddress.IPv4Interface]) -> None:
@@ -54,10 +50,15 @@ def remove_addresses(interfaces: Iterable[ipaddress.IPv4Interface]) -> None:
                 rt.delete_address(bridge.index, str(interface.ip), interface.network.prefixlen)
 
 
-def start_forwarding() -> bool:
-    """Lets this host forward IPv4; returns whether it didn't before."""
-    with open("/proc/sys/net/ipv4/ip_forward") as file:
-        return file.read().strip() == "0" and set_sysctl("ipv4/ip_forward", "1")
+def start_forwarding() -> list[str]:
+    """Lets IPv4 be forwarded between the bridge and where default routes lead; returns the interfaces it was off on.
+
+    Not by net.ipv4.ip_forward: that is for all interfaces, and Docker, where it finds that set, doesn't close FORWARD.
+    """
+    with route() as rt:
+        names = [BRIDGE, *rt.default_interfaces()]
+    off = [name for name in dict.fromkeys(names) if get_sysctl(f"ipv4/conf/{name}/forwarding") == "0"]
+    return [name for name in off if set_sysctl(f"ipv4/conf/{name}/forwarding", "1")]
 
 
 def overlaps(interfaces: Iterable[ipaddress.IPv4Interface]) -> list[str]:

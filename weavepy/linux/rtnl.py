@@ -108,6 +108,16 @@ class Route:
             if message.get("dst") and message["dst_len"] and message["type"] == _RTN_UNICAST
         ]
 
+    def default_interfaces(self) -> list[str]:
+        """Returns the names of the interfaces by which IPv4 default routes lead."""
+        names = {link.index: link.name for link in self.links()}
+        indexes = {
+            message.get("oif")
+            for message in self._call("route", "dump", family=2)
+            if not message["dst_len"] and message["type"] == _RTN_UNICAST
+        }
+        return sorted(name for index, name in names.items() if index in indexes)
+
     def add_multicast_route(self, index: int) -> None:
         """Sends multicast to the overlay, as Weave Net does; an existing route for it is left alone."""
         try:
@@ -146,6 +156,14 @@ def set_sysctl(path: str, value: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def get_sysctl(path: str) -> str | None:
+    """Reads /proc/sys/net/`path` in the calling thread's namespace; None if it can't."""
+    try:
+        return (Path("/proc/sys/net") / path).read_text().strip()
+    except OSError:
+        return None
 
 
 def silence(name: str) -> None:

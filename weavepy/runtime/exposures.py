@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from weavepy.errors import LocalError
 from weavepy.linux.announce import announce
-from weavepy.linux.expose import FORWARDING_NOTE, add_addresses, remove_addresses, start_forwarding
+from weavepy.linux.expose import add_addresses, remove_addresses, start_forwarding
 from weavepy.linux.firewall import Exposure
 from weavepy.linux.target import parse_cidrs
 from weavepy.runtime.attachments import Journal
@@ -109,7 +109,8 @@ class Exposures:
 
     async def _forward(self) -> list[str]:
         masquerading = any(exposure.masquerade for exposure in self.present.values())
-        return [FORWARDING_NOTE] if masquerading and await self._run(start_forwarding) else []
+        names = await self._run(start_forwarding) if masquerading else []
+        return [f"packets are forwarded by {', '.join(names)} now, which was off"] if names else []
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from weavepy import limits
 from weavepy.errors import LocalError
+from weavepy.linux.expose import start_forwarding
 from weavepy.linux.firewall import Exposure, install, listing, open_watch
 from weavepy.linux.forward import keep_forwarding
 
@@ -84,8 +85,10 @@ class Firewall:
                     )
                 if await self._run(keep_forwarding, self._exposures):
                     log.info("iptables' FORWARD has the rules that containers need again")
+                if any(exposure.masquerade for exposure in self._exposures):
+                    await self._run(start_forwarding)  # a default route may be new
                 self._trouble = ""
-            except LocalError as error:
+            except (LocalError, OSError) as error:
                 if str(error) != self._trouble:
                     log.warning("rules can't be kept in the packet filter: %s", error)
                 self._trouble = str(error)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from weavepy.errors import LocalError
-from weavepy.linux.expose import FORWARDING_NOTE
 from weavepy.linux.firewall import Exposure
 from weavepy.runtime import exposures as module
 from weavepy.runtime.exposures import Exposures
@@ -46,9 +45,9 @@ class Machine:
     def remove(self, interfaces: Iterable[IPv4Interface]) -> None:
         self.bridge -= {str(interface) for interface in interfaces}
 
-    def forward(self) -> bool:
+    def forward(self) -> list[str]:
         before, self.forwards = self.forwards, True
-        return not before
+        return [] if before else ["weave", "eth0"]
 
     def announce(self, addresses: Sequence[tuple[bytes, str]]) -> None:
         assert {mac for mac, _ in addresses} == {MAC}
@@ -82,7 +81,9 @@ def run(path: Path, machine: Machine, scenario: Any) -> None:
 
 def test_rules_come_first_and_the_announcement_last(machine: Machine, tmp_path: Path) -> None:
     async def scenario(exposures: Exposures, store: Store) -> None:
-        assert await exposures.expose([f"ip:{CIDR}"], masquerade=True) == [FORWARDING_NOTE]
+        assert await exposures.expose([f"ip:{CIDR}"], masquerade=True) == [
+            "packets are forwarded by weave, eth0 now, which was off"
+        ]
         assert machine.happened == ["rules", "address", f"announced {CIDR}"]
         assert store.items("expose/") == {f"expose/{CIDR}": {"masquerade": True}}
         assert await exposures.expose([CIDR], masquerade=False) == []

@@ -43,6 +43,7 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Filter:
     monkeypatch.setattr(module, "install", value.install)
     monkeypatch.setattr(module, "listing", lambda: value.table)
     monkeypatch.setattr(module, "keep_forwarding", value.keep)
+    monkeypatch.setattr(module, "start_forwarding", list)
     return value
 
 
