@@ -104,7 +104,7 @@ cdef extern from "window.h" nogil:
     struct wv_window:
         uint64_t next
     int wv_window_fresh(const wv_window *w, uint64_t counter)
-    int wv_window_accept(wv_window *w, uint64_t counter)
+    uint64_t wv_window_accept(wv_window *w, uint64_t counter)
 
 cdef extern from "key.h" nogil:
     struct wv_tx_key:
@@ -118,7 +118,7 @@ cdef extern from "key.h" nogil:
     long wv_seal(
         wv_tx_key *key, uint32_t lane, uint32_t index, const uint8_t *plain, size_t len, uint8_t *out, size_t cap
     )
-    int wv_open(wv_rx_key *key, uint8_t *datagram, size_t len, int *newest)
+    int wv_open(wv_rx_key *key, uint8_t *datagram, size_t len, uint64_t *advance)
 
 cdef extern from "mactable.h" nogil:
     uint64_t WV_MAC_UNKNOWN
@@ -471,7 +471,7 @@ cdef class Opener:
     def open_batch(self, list datagrams):
         cdef bytes datagram
         cdef uint8_t *work
-        cdef int newest
+        cdef uint64_t advance
         if self.key == NULL:
             raise LocalError("this key was wiped")
         opened = []
@@ -481,7 +481,7 @@ cdef class Opener:
             if work == NULL:
                 raise MemoryError
             memcpy(work, <const char *>datagram, len(datagram))
-            if wv_open(self.key, work, len(datagram), &newest) == 0:
+            if wv_open(self.key, work, len(datagram), &advance) == 0:
                 opened.append(work[WV_HEADER:len(datagram) - WV_TAG])
             else:
                 opened.append(None)

@@ -21,9 +21,10 @@ enum wv_counter {
 };
 
 /* What a link counts, each shard for itself. Frames are as a wire would have them: a super-frame is as many as it is cut
- * into, one that is split is one. Dropped are datagrams. */
+ * into, one that is split is one. Dropped are datagrams. Lost are those that numbers say were sent and that haven't come:
+ * sealed ones of fastpath only. Late ones are taken off again, perhaps by another shard, so that only the sum means anything. */
 #define WV_TALLIES(X) \
-    X(tx_bytes) X(tx_datagrams) X(tx_frames) X(tx_dropped) X(rx_bytes) X(rx_datagrams) X(rx_frames) X(rx_dropped)
+    X(tx_bytes) X(tx_datagrams) X(tx_frames) X(tx_dropped) X(rx_bytes) X(rx_datagrams) X(rx_frames) X(rx_dropped) X(rx_lost)
 
 enum wv_tally {
 #define X(name) WV_T_##name,

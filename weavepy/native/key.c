@@ -86,7 +86,7 @@ long wv_seal(struct wv_tx_key *key, uint32_t lane, uint32_t index, const uint8_t
     return (long)size;
 }
 
-enum wv_opened wv_open(struct wv_rx_key *key, uint8_t *datagram, size_t len, int *newest) {
+enum wv_opened wv_open(struct wv_rx_key *key, uint8_t *datagram, size_t len, uint64_t *advance) {
     if (len < WV_HEADER + WV_TAG)
         return WV_OPEN_TAG;
     if (datagram[1] >= key->lanes)
@@ -102,7 +102,7 @@ enum wv_opened wv_open(struct wv_rx_key *key, uint8_t *datagram, size_t len, int
         size_t n = len - WV_HEADER;
         result = WV_OPEN_TAG;
         if (key->aead->open(l->state, nonce, datagram, body, n, body, n) == 0) {
-            *newest = wv_window_accept(&l->window, counter);
+            *advance = wv_window_accept(&l->window, counter);
             result = WV_OPEN_OK;
         }
     }

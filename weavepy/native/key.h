@@ -56,6 +56,6 @@ long wv_seal(struct wv_tx_key *key, uint32_t lane, uint32_t index, const uint8_t
 enum wv_opened { WV_OPEN_OK = 0, WV_OPEN_REPLAY = -1, WV_OPEN_TAG = -2, WV_OPEN_LANE = -3 };
 /* Opens a sealed datagram in place: the plaintext is at datagram + WV_HEADER, len - WV_HEADER - WV_TAG long. `newest` tells
  * whether its counter is the highest so far. */
-enum wv_opened wv_open(struct wv_rx_key *key, uint8_t *datagram, size_t len, int *newest);
+enum wv_opened wv_open(struct wv_rx_key *key, uint8_t *datagram, size_t len, uint64_t *advance);
 
 #endif

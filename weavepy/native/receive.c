@@ -285,13 +285,13 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
     } else {
         uint16_t epoch = wv_get16(d + 2);
         struct wv_rx_key *key = atomic_load_explicit(&link->rx[epoch % 4], memory_order_acquire);
-        int newest = 0;
+        uint64_t advance = 0;
         if (!key || (key->epoch & 0xffff) != epoch) {
             WV_COUNT(s, drop_epoch);
             WV_TALLY(s, link, rx_dropped);
             return;
         }
-        switch (wv_open(key, d, len, &newest)) {
+        switch (wv_open(key, d, len, &advance)) {
         case WV_OPEN_OK:
             break;
         case WV_OPEN_REPLAY:
@@ -311,8 +311,10 @@ static void datagram(struct wv_shard *s, uint8_t *d, size_t len, const struct wv
         if (!atomic_load_explicit(&key->used, memory_order_relaxed) && !atomic_exchange(&key->used, 1) &&
             !wv_post_event(s, &(struct wv_event){.kind = WV_EVENT_EPOCH, .index = index, .number = (uint32_t)key->epoch}))
             atomic_store(&key->used, 0); /* not said after all: with the next datagram */
-        if (newest)
+        if (advance)
             learn_address(s, link, from);
+        if (advance != 1) /* some were passed over, or one of these has come after all */
+            wv_tally_n(s, link, WV_T_rx_lost, advance - 1);
     }
     WV_COUNT(s, rx_datagrams);
     wv_count_n(s, WV_C_rx_bytes, len);

@@ -23,7 +23,7 @@ int wv_address_equal(const struct wv_address *a, const struct wv_address *b); /*
 
 enum { WV_SHARDS_MAX = WV_LANES_MAX / WV_LANES_PER_SHARD };
 
-/* One cache line for each shard, which alone writes it. */
+/* Cache lines of its own for each shard, which alone writes them. */
 struct wv_tallies {
     _Alignas(64) _Atomic uint64_t n[WV_T_COUNT];
 };

@@ -20,10 +20,11 @@ static inline int wv_window_fresh(const struct wv_window *w, uint64_t counter) {
     return !(w->seen[counter / 64 % WV_WINDOW_WORDS] >> (counter % 64) & 1);
 }
 
-/* Marks a counter that is fresh and whose datagram is authentic. Returns 1 if it is the newest so far. */
-static inline int wv_window_accept(struct wv_window *w, uint64_t counter) {
-    int newest = counter >= w->next;
-    if (newest) {
+/* Marks a counter that is fresh and whose datagram is authentic. Returns by how many it is the newest so far: 1 if none was
+ * passed over, 0 if it isn't the newest. */
+static inline uint64_t wv_window_accept(struct wv_window *w, uint64_t counter) {
+    uint64_t advance = counter >= w->next ? counter + 1 - w->next : 0;
+    if (advance) {
         uint64_t from = w->next ? (w->next - 1) / 64 : 0, to = counter / 64;
         uint64_t steps = to - from;
         if (steps > WV_WINDOW_WORDS)
@@ -33,7 +34,7 @@ static inline int wv_window_accept(struct wv_window *w, uint64_t counter) {
         w->next = counter + 1;
     }
     w->seen[counter / 64 % WV_WINDOW_WORDS] |= 1ull << (counter % 64);
-    return newest;
+    return advance;
 }
 
 #endif

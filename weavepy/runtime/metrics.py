@@ -194,6 +194,17 @@ class _Router(Collector):
                 if key in counted:
                     counter.add_metric((peer,), counted[key])
             yield counter
+        # What comes late is taken off again, so it is no counter.
+        lost = GaugeMetricFamily(
+            "weavepy_link_lost_datagrams",
+            "Datagrams that the peer sealed for fastpath and that have not come, by their numbers.",
+            labels=("peer",),
+        )
+        for peer, connection in links.items():
+            counted = self._engine["Links"].get(connection["Attrs"].get("index"), {})
+            if "rx_lost" in counted:
+                lost.add_metric((peer,), counted["rx_lost"])
+        yield lost
         for key, name, factor, text in _LINK_GAUGES:
             gauge = GaugeMetricFamily(name, text, labels=("peer",))
             for peer, connection in links.items():

@@ -152,3 +152,16 @@ def test_a_new_link_in_the_slot_counts_from_nothing(world):
     host.engine.link_remove(b.index)
     host.engine.link_add(b.index, b.name, False)
     assert set(host.engine.link_counters(b.index).values()) == {0, 1500}
+
+
+def test_what_is_missing_is_counted_until_it_comes(world):
+    host, b, _ = world
+    datagrams = [b.seal(record(1, ethernet(MAC1, MAC2))) for _ in range(12)]
+    for number in (0, 1, 5, 3, 11):
+        b.sock.sendto(datagrams[number], b.to)
+    counted(host, b, rx_datagrams=5, rx_lost=7, rx_dropped=0)
+    for number in (2, 4, 6, 7, 8, 9, 10):
+        b.sock.sendto(datagrams[number], b.to)
+    counted(host, b, rx_datagrams=12, rx_lost=0, rx_dropped=0)
+    b.sock.sendto(datagrams[4], b.to)
+    counted(host, b, rx_dropped=1, rx_lost=0)

@@ -14,6 +14,7 @@ from weavepy.runtime.metrics import exposition
 from weavepy.runtime.status import STATES
 
 TALLIES = [f"{way}_{what}" for way in ("tx", "rx") for what in ("bytes", "datagrams", "frames", "dropped")]
+TALLIES.append("rx_lost")
 COUNTERS = {"tap_frames": 7, "tx_bytes": 1000, "drop_tag": 3, "drop_no_route": 0, "mac_moves": 2}
 
 
@@ -123,7 +124,8 @@ def test_drops_are_counted_by_reason() -> None:
 def test_every_counter_of_the_engine_is_told() -> None:
     """A new one can't be forgotten, and the names in our table are the engine's."""
     source = {key for key, _, _ in metrics._ENGINE}
-    assert {key for key, _, _ in metrics._LINK_COUNTERS} == set(TALLIES)
+    assert {key for key, _, _ in metrics._LINK_COUNTERS} | {"rx_lost"} == set(TALLIES)
+    assert samples(FULL)["weavepy_link_lost_datagrams", (("peer", TWO),)] == TALLIES.index("rx_lost")
     assert _names("WV_TALLIES") == TALLIES
     listed = _names("WV_COUNTERS")
     assert source <= set(listed)
@@ -166,7 +168,7 @@ def test_there_are_no_more_series_than_connections_allow() -> None:
         return sum(line.startswith("weave") for line in text(figures(*peers, links=links)).splitlines())
 
     few, many = count(1), count(200)
-    assert (many - few) / 199 == 16
+    assert (many - few) / 199 == 17
     assert few < 80
     assert {
         state
