@@ -55,7 +55,7 @@ class Ring:
 
     def distance(self, first: int, second: int) -> int:
         """From one token to the next one, around the end if need be."""
-        return second - first if second > first else self.end - first + second - self.start
+        return _distance(self, first, second)
 
     def ranges(self, at: int) -> list[Range]:
         """What the entry at a place is about: two ranges if it goes around the end."""
@@ -105,7 +105,6 @@ class Ring:
         at = bisect_right(entries, given.start, key=lambda entry: entry.token) - 1
         end = self.start if given.end == self.end else given.end
         size = given.end - given.start
-        after = entries[(at + 1) % len(entries)].token
         if at >= 0 and entries[at].token == given.start:
             length = self.length(at)
             entries[at] = entries[at]._replace(
@@ -118,7 +117,6 @@ class Ring:
             entries[at] = before._replace(version=before.version + 1, free=first)
             entries.insert(at + 1, RingEntry(given.start, to, 0, min(size, whole - first)))
             at += 1
-        at %= len(entries)
         # Tokens inside: the part may have been several of our entries.
         inside = at + 1
         while inside < len(entries) and entries[inside].token < given.end:
@@ -227,14 +225,12 @@ def _check(ring: RingState) -> None:
         if at and entry.token <= entries[at - 1].token:
             raise RingConflictError("its tokens aren't in order")
     for at, entry in enumerate(entries):
-        following = entries[(at + 1) % len(entries)].token
-        length = (
-            following - entry.token
-            if following > entry.token
-            else ring.end - entry.token + following - ring.start
-        )
-        if entry.free > length:
+        if entry.free > _distance(ring, entry.token, entries[(at + 1) % len(entries)].token):
             raise RingConflictError("it says that more is free than there is")
+
+
+def _distance(ring: Ring | RingState, first: int, second: int) -> int:
+    return second - first if second > first else ring.end - first + second - ring.start
 
 
 def _divide(part: Range, peers: Sequence[PeerName]) -> Iterable[RingEntry]:

@@ -16,8 +16,9 @@ from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.gob import GobReader
 from weavepy.wire.gobwriter import Basic, GobWriter, Map, Pointer, Schema, Slice, Struct
+from weavepy.wire.messages import ADDRESS_CHANNEL
 
-CHANNEL: Final = "IPallocation"
+CHANNEL: Final = ADDRESS_CHANNEL
 
 _NODE: Final = Struct("", (("Name", Basic.UINT), ("UID", Basic.UINT)))
 _PROPOSAL: Final = Struct("ProposalID", (("Round", Basic.UINT), ("Proposer", _NODE)))

@@ -25,7 +25,7 @@ TAG_BLANK: Final = -1  # stands for the tag of a message without any octet
 TOPOLOGY_CHANNEL: Final = "topology"  # who gets a unicast on it ends the connection that brought it
 _OVERLAYS_MAX: Final = 2  # that we list, so that no list in common is longer
 _LEGACY_TAGS: Final = range(1, 4)
-_IPAM_CHANNEL: Final = "IPallocation"
+ADDRESS_CHANNEL: Final = "IPallocation"
 _IPAM_UNICAST_KIND_MAX: Final = 2
 
 
@@ -143,7 +143,7 @@ def decode_message_untrusted(data: bytes) -> Message:
 def _crashes_weave(channel: str, payload: bytes) -> bool:
     # An empty IPAM request crashes Weave Net 2.8.1, and one of an unknown kind blocks its receiving loop for
     # ever.
-    return channel == _IPAM_CHANNEL and (not payload or payload[0] > _IPAM_UNICAST_KIND_MAX)
+    return channel == ADDRESS_CHANNEL and (not payload or payload[0] > _IPAM_UNICAST_KIND_MAX)
 
 
 def _encode_envelope(tag: int, channel: str, names: tuple[PeerName, ...], payload: bytes) -> bytes:
