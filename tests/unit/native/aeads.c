@@ -1,42 +1,11 @@
 /* The implementations of AES-256-GCM below the datagrams, where nonce, buffers and capacity can be chosen: each on this
  * machine against NIST's vectors and against libcrypto. Prints nothing and returns 0, or says what doesn't hold. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "ciphers.h"
 #include "aead.h"
 
-#define HOLDS(what)                                                                                \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            fprintf(stderr, "%s:%d: %s: %s, %zu octets, shift %zu\n", __FILE__, __LINE__, backend, #what, len, shift); \
-            return 1;                                                                              \
-        }                                                                                          \
-    } while (0)
-
-enum { MOST = 65507, GUARD = 0xa5 };
+enum { MOST = 65507 };
 
 static const struct wv_aead *aead;
-static const char *backend;
-static size_t len, shift;
-
-static uint8_t octet(void) { /* the same numbers every time */
-    static uint64_t x = 1;
-    x = x * 6364136223846793005u + 1442695040888963407u;
-    return (uint8_t)(x >> 56);
-}
-
-static void fill(uint8_t *p, size_t n) {
-    while (n--)
-        *p++ = octet();
-}
-
-static size_t unhex(uint8_t *out, const char *hex) {
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++)
-        sscanf(hex + 2 * i, "%2hhx", out + i);
-    return n;
-}
 
 /* One of AES-256 with 96-bit nonce and 16 octets of AAD from NIST's gcmEncryptExtIV256.rsp. Test cases 14 and 15 of the
  * GCM proposal have other AAD, which the ciphertext doesn't depend on: it is compared without the tag. */

@@ -1,41 +1,9 @@
 /* Our XSalsa20-Poly1305 below the packets, where nonces, buffers and capacities can be chosen: against libsodium's, RFC 8439's
  * vectors for Poly1305, and its own arithmetic one block at a time. Prints nothing and returns 0, or says what doesn't hold. */
-#include <stdio.h>
-#include <stdlib.h>
-
+#include "ciphers.h"
 #include "xsalsa.c"
 
-#define HOLDS(what)                                                                                \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            fprintf(stderr, "%s:%d: %s: %s, %zu octets, shift %zu\n", __FILE__, __LINE__, backend, #what, len, shift); \
-            return 1;                                                                              \
-        }                                                                                          \
-    } while (0)
-
-enum { GUARD = 0xa5 };
-
 static const struct wv_box *box, *oracle;
-static const char *backend = "poly1305";
-static size_t len, shift;
-
-static uint8_t octet(void) { /* the same numbers every time */
-    static uint64_t x = 1;
-    x = x * 6364136223846793005u + 1442695040888963407u;
-    return (uint8_t)(x >> 56);
-}
-
-static void fill(uint8_t *p, size_t n) {
-    while (n--)
-        *p++ = octet();
-}
-
-static size_t unhex(uint8_t *out, const char *hex) {
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++)
-        sscanf(hex + 2 * i, "%2hhx", out + i);
-    return n;
-}
 
 #define ZERO "00000000000000000000000000000000"
 #define ONES "ffffffffffffffffffffffffffffffff"
@@ -75,6 +43,7 @@ AVX2 static void both_ways(uint64_t fast[5], uint64_t slow[5], const uint64_t r[
 }
 
 AVX2 static int poly(void) {
+    backend = "poly1305";
     static const uint8_t texts[] = {0x00, 0xff, 0xfb, 0x01, 0x80};
     for (size_t i = 0; i < sizeof EDGES / sizeof *EDGES; i++) {
         uint8_t key[32], text[64], want[16], tag[16];
