@@ -271,7 +271,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
         firewall = Firewall(workers)
         exposures = Exposures(store, firewall, workers, mac=settings.name.to_bytes(6, "big"))
         announcements = Announcements(
-            workers, connected=lambda: _connected(router, shell), known=lambda: operator.addresses()
+            workers, connected=router.is_connected, known=lambda: operator.addresses()
         )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
         operator = Operator(
@@ -322,11 +322,6 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             targets.stop()
             await shell.stop()
             await api.close()
-
-
-def _connected(router: Router, shell: Shell) -> bool:
-    connections: Any = router.figures(shell.clock())["Connections"]
-    return any(connection["State"] == "established" for connection in connections)
 
 
 def _router_config(settings: Settings) -> RouterConfig:

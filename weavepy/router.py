@@ -516,6 +516,10 @@ class Router:
             "TrustedSubnets": [str(subnet) for subnet in self._config.trusted_subnets],
         }
 
+    def is_connected(self) -> bool:
+        """Tells whether frames can go to anybody."""
+        return bool(self._sessions.established())
+
     def figures(self, now: float) -> dict[str, object]:
         """Returns what of the report is counted: little, however large the network is."""
         return {

@@ -39,6 +39,8 @@ def test_both_come_up_and_fastpath_carries(seed: int) -> None:
     world, one, other = two(seed)
     world.run_until(lambda: one.established() and other.established(), 5.0)
     assert carriers(one, other) == ["fastpath", "fastpath"]
+    assert one.router is not None
+    assert one.router.is_connected()
     world.run(600.0)
     assert carriers(one, other) == ["fastpath", "fastpath"]
     assert terminations(one, other) == 0
@@ -90,6 +92,8 @@ def test_both_lost_end_the_connection_and_it_comes_back() -> None:
     world.run(15.0)
     assert terminations(one, other) > 0
     assert not other.established()
+    assert other.router is not None
+    assert not other.router.is_connected()
     world.pass_all()
     world.run(90.0)
     assert carriers(one, other) == ["fastpath", "fastpath"]

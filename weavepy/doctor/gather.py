@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from weavepy.doctor.firewall import Chain, from_iptables, from_nft
 from weavepy.doctor.way import STATUS_PORT
 from weavepy.errors import LocalError
 from weavepy.linux import survey
+from weavepy.linux.programs import find_program
 from weavepy.linux.rtnl import Link
 from weavepy.runtime.status import wanted_connections
 
@@ -229,7 +229,7 @@ def _firewall(drivers: set[str]) -> FirewallFacts:
 
 def _output(argv: Sequence[str]) -> str | None:
     """Returns what a command prints, or None if there is no such command. LocalError if it fails."""
-    path = shutil.which(argv[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    path = find_program(argv[0])
     if path is None:
         return None
     try:
