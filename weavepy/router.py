@@ -29,14 +29,12 @@ from weavepy.events import (
     Entropy,
     EpochUsed,
     Event,
-    ForgetMacs,
     ForgetPeers,
     HeartbeatReceived,
     KeyWorn,
     LinkAlive,
     LinkMoved,
     Log,
-    PeerName,
     Persist,
     ProbeAnswered,
     Received,
@@ -50,12 +48,11 @@ from weavepy.mesh.dialler import Dialler
 from weavepy.mesh.gossip import Gossiper
 from weavepy.mesh.neighbours import Neighbour, Verdict, judge
 from weavepy.mesh.report import report_broadcast, report_peers, report_target, report_unicast
-from weavepy.mesh.routes import Routes
-from weavepy.mesh.topology import SHORT_IDS, Topology
-from weavepy.mesh.topology_channel import CHANNEL, TopologyChannel
+from weavepy.mesh.topology import SHORT_IDS
+from weavepy.mesh.topology_channel import CHANNEL
+from weavepy.network import Network
 from weavepy.sessions import RouterConfig, Session, Sessions
 from weavepy.switch.fastpath import LinkEvent
-from weavepy.switch.forwarding import Forwarding, build_tables
 from weavepy.switch.negotiate import CLEAR, Agreement, choose_untrusted
 from weavepy.switch.overlays import OverlaysAction
 from weavepy.switch.sleeve import SleeveEvent
@@ -92,11 +89,10 @@ class Router:
         """`scanner` makes short work of gossip; without one everything is decoded."""
         self._config = config
         own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
-        self._topology = Topology(own, entropy)
-        self._topology_channel = TopologyChannel(self._topology, scanner)
-        self._routes = Routes(config.name)
-        self._gossip = Gossiper(config.name, self._fresh_routes, entropy)
-        self._gossip.add_channel(self._topology_channel)
+        self._network = Network(own, links=lambda: self._sessions.links(), entropy=entropy, scanner=scanner)
+        self._topology = self._network.topology
+        self._gossip = Gossiper(config.name, self._network.routes, entropy)
+        self._gossip.add_channel(self._network.channel)
         self._dialler = Dialler(
             config.name,
             port=config.port,
@@ -107,7 +103,6 @@ class Router:
         clear = (CLEAR,) if config.trusted_subnets and CLEAR not in config.ciphers else ()
         ciphers = (*config.ciphers, *clear)
         self._feature = FastpathFeature((limits.FASTPATH_VERSION,), ciphers, config.overlay_mtu)
-        self._forwarding = Forwarding()
         self._admission = Admission(0.0)
         self._stranger_logs = TokenBucket(_STRANGER_LOGS, _STRANGER_LOG_PERIOD_S, 0.0)
 
@@ -117,22 +112,15 @@ class Router:
         self._terminations = 0
 
         self._effects: list[Effect] = []
-        self._added: set[PeerName] = set()  # neighbours since the last topology update of ours
-        self._routed_revision = -1  # the topology's revision that the routes show,
-        self._noted_revision = self._topology.revision  # that has set the timers,
-        self._noted_version = own.version  # and our record's version that is published or about to be
         self._dial_now = False
         self._gossip_at: float | None = None
-        self._publish_at: float | None = None
-        self._tables_at: float | None = None
-        self._collect_at: float | None = None
 
     # ---- what the shell calls
 
     def start(self, now: float) -> list[Effect]:
         """Begins: dials the targets of the configuration and announces empty tables."""
         self._gossip_at = now + limits.GOSSIP_INTERVAL_S
-        self._tables_at = now
+        self._network.start(now)
         self._dialler.add(self._config.targets, replace=False, now=now)
         self._dialler.remember(self._config.remembered)
         self._dial_now = True
@@ -187,27 +175,20 @@ class Router:
                 if session.link is not None and session.link.next_timer() <= now:
                     self._perform(session, session.link.handle_timer(now))
                     self._note_established(session, now)
-        if self._collect_at is not None and self._collect_at <= now:
-            self._collect_garbage()
-        if self._publish_at is not None and self._publish_at <= now:
-            self._publish_at = None
-            names = frozenset({self._config.name, *self._added})
-            self._added.clear()
-            self._gossip.publish(CHANNEL, self._topology_channel.news(names))
+        effects, news = self._network.handle_timer(now)
+        self._effects += effects
+        if news is not None:
+            self._gossip.publish(CHANNEL, news)
         if self._gossip_at is not None and self._gossip_at <= now:
             self._gossip_at = now + limits.GOSSIP_INTERVAL_S
             self._gossip.publish_complete()
-        if self._tables_at is not None and self._tables_at <= now:
-            self._update_tables()
         return self._settle(now)
 
     def next_timer(self) -> float | None:
         """Returns when `handle_timer` is due, at the latest."""
         own = (
             self._gossip_at,
-            self._publish_at,
-            self._tables_at,
-            self._collect_at,
+            self._network.next_timer(),
             self._dialler.next_timer(),
             self._gossip.next_timer(),
             self._sessions.next_timer(),
@@ -293,11 +274,11 @@ class Router:
     ) -> None:
         peer, connection = features.name, session.connection
         restarted = self._topology.records[peer].uid != features.uid
-        reachable = peer in self._fresh_routes().unicast
+        reachable = peer in self._network.routes().unicast
         self._topology.hold(peer)
         link = self._sessions.register(session, peer, agreement, index)
         self._topology.connect(ConnectionSummary(peer, str(connection.remote), connection.outbound, False))
-        self._added.add(peer)
+        self._network.added(peer)
         self._gossip.add_neighbour(peer)
         if session.dialled is not None:
             self._dialler.connected(session.dialled, peer)
@@ -350,7 +331,7 @@ class Router:
             self._gossip.remove_neighbour(session.peer)
             self._topology.disconnect(session.peer)
             self._topology.release(session.peer)
-            self._collect_garbage()
+            self._effects += self._network.collect_garbage()
             self._remember_neighbours()
             self._terminations += 1
             self._log("info", f"connection to {session.describe()} ended: {reason}")
@@ -393,7 +374,7 @@ class Router:
             return
         session.announced = True
         self._topology.establish(session.peer)
-        self._publish_at = earlier(self._publish_at, now + limits.ESTABLISHED_DEFER_S)
+        self._network.publish_by(now + limits.ESTABLISHED_DEFER_S)
         self._remember_neighbours()
         self._log("info", f"link to {session.describe()} is up, {link.cipher}")
 
@@ -410,14 +391,8 @@ class Router:
 
     def _settle(self, now: float) -> list[Effect]:
         """Notes what has changed, dials, writes the gossip, and returns all effects."""
-        if self._topology.revision != self._noted_revision:
-            self._noted_revision = self._topology.revision
+        if self._network.note_changes(now):
             self._dial_now = True
-            self._tables_at = earlier(self._tables_at, now + limits.ROUTES_DEFER_S)
-            self._collect_at = earlier(self._collect_at, now + limits.GC_DEFER_S)
-        if self._topology.own.version != self._noted_version:
-            self._noted_version = self._topology.own.version
-            self._publish_at = earlier(self._publish_at, now + limits.TOPOLOGY_DEFER_S)
         dial_at = self._dialler.next_timer()
         if self._dial_now or (dial_at is not None and dial_at <= now):
             self._dial_now = False
@@ -433,31 +408,6 @@ class Router:
             self._next_conn += 2
             self._dialling[conn] = address
             self._effects.append(Dial(conn, address))
-
-    def _fresh_routes(self) -> Routes:
-        if self._routed_revision != self._topology.revision:
-            self._routed_revision = self._topology.revision
-            self._routes.update(self._topology.records)
-        return self._routes
-
-    def _update_tables(self) -> None:
-        self._tables_at = None
-        routes = self._fresh_routes()
-        tables = build_tables(
-            self._topology.records.keys(),
-            routes.unicast,
-            routes.broadcast,
-            routes.components(),
-            self._sessions.links(),  # routes lead over established ones only
-        )
-        changed = self._forwarding.update(tables)
-        if changed is not None:
-            self._effects.append(changed)
-
-    def _collect_garbage(self) -> None:
-        self._collect_at = None
-        gone = self._topology.collect_garbage(self._fresh_routes().unicast_all.keys())
-        self._effects.extend(ForgetMacs(name) for name in gone)
 
     def _persist_targets(self) -> None:
         self._effects.append(Persist(TARGETS_KEY, json.dumps(list(self._dialler.direct))))
@@ -497,7 +447,7 @@ class Router:
         """Returns the "Router" section of the report, with Weave Net's key names (what it has no name for is
         in Attrs).
         """
-        records, routes = self._topology.records, self._fresh_routes()
+        records, routes = self._topology.records, self._network.routes()
         return {
             "Protocol": "weave",
             "ProtocolMinVersion": PROTOCOL_VERSION,
@@ -542,8 +492,3 @@ class Router:
         It is "connecting", "pending", "established" or "failed: reason".
         """
         return self._sessions.targets(self._dialler)
-
-
-def earlier(timer: float | None, at: float) -> float:
-    """Returns when a timer goes off that is wanted at `at` and may be set already."""
-    return at if timer is None else min(timer, at)

@@ -132,7 +132,7 @@ def test_any_number_of_channels_leaves_nothing_behind() -> None:
     assert not weave.closed
     gossiper = weave.router._gossip
     assert len(gossiper._surrogates._seen) <= limits.SURROGATE_SEEN_MAX
-    assert not weave.router._routes._broadcast_all.keys() - {OWN, PEER}
+    assert not weave.router._network.routes()._broadcast_all.keys() - {OWN, PEER}
     assert all(not queues for queues in gossiper._neighbours.values())
     alive(weave)
 
