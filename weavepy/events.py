@@ -161,6 +161,61 @@ class ForgetPeers:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AddressWanted:
+    """`owner` wants the lowest free address of [start, end), or if `claim` this one. `prefix` is its subnet's length.
+
+    The answer is Answered with the address.
+    """
+
+    number: int  # whoever asks chooses it, and never the same twice
+    owner: str
+    start: int
+    end: int
+    prefix: int
+    claim: bool = False
+    optimistic: bool = False  # another peer who owns it and can't be reached is taken to agree
+
+
+@dataclass(frozen=True, slots=True)
+class AddressCancelled:
+    """Nobody waits for the answer to an AddressWanted any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFreed:
+    """`owner` doesn't need an address any more, or any of his."""
+
+    owner: str
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DivisionWanted:
+    """The addresses are to be divided among the peers now, though nobody needs one yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceTaken:
+    """The operator says that `peer` doesn't come back: its addresses are ours. Answered with how many that is.
+
+    Refused while the peer can be reached, unless `force`.
+    """
+
+    number: int
+    peer: PeerName
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceLeft:
+    """This host leaves the network: what it owns is to go to others. Answered with how many addresses that is."""
+
+    number: int
+
+
 Event: TypeAlias = (
     Accepted
     | Connected
@@ -179,6 +234,12 @@ Event: TypeAlias = (
     | SleeveTooBig
     | ConnectPeers
     | ForgetPeers
+    | AddressWanted
+    | AddressCancelled
+    | AddressFreed
+    | DivisionWanted
+    | SpaceTaken
+    | SpaceLeft
 )
 
 
@@ -370,10 +431,19 @@ class ForgetMacs:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Make `value` (JSON text) durable under `key`."""
+    """Make `value` (JSON text) durable under `key`, or that there is nothing (None)."""
 
     key: str
-    value: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to what was asked as `number`: `value`, or unless it is empty the `reason` why there is none."""
+
+    number: int
+    value: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +476,7 @@ Effect: TypeAlias = (
     | Tables
     | ForgetMacs
     | Persist
+    | Answered
     | Log
 )
 

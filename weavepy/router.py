@@ -9,8 +9,9 @@ when it ends.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from weavepy import limits
 from weavepy.errors import RemoteProtocolError, WireError
@@ -22,27 +23,19 @@ from weavepy.events import (
     Connected,
     ConnectPeers,
     ConnId,
-    DatagramTooBig,
     Dial,
     DialFailed,
     Effect,
     Entropy,
-    EpochUsed,
     Event,
     ForgetPeers,
-    HeartbeatReceived,
-    KeyWorn,
-    LinkAlive,
-    LinkMoved,
     Log,
     Persist,
-    ProbeAnswered,
     Received,
     Send,
-    SleeveHeard,
-    SleeveTested,
-    SleeveTooBig,
 )
+from weavepy.ipam.channel import AddressChannel
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.mesh.admission import Admission
 from weavepy.mesh.dialler import Dialler
 from weavepy.mesh.gossip import Gossiper
@@ -84,15 +77,36 @@ class Router:
     """One host's control plane. `uid` tells this run of the router from earlier ones and isn't 0."""
 
     def __init__(
-        self, config: RouterConfig, *, uid: int, entropy: Entropy, scanner: Scanner | None = None
+        self,
+        config: RouterConfig,
+        *,
+        uid: int,
+        entropy: Entropy,
+        scanner: Scanner | None = None,
+        addresses: AllocatorConfig | None = None,
+        stored: Mapping[str, str] | None = None,
     ) -> None:
-        """`scanner` makes short work of gossip; without one everything is decoded."""
+        """`scanner` makes short work of gossip; without one everything is decoded. Without `addresses` none are
+        given out here; `stored` is what the last run persisted of them.
+        """
         self._config = config
         own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
         self._network = Network(own, links=lambda: self._sessions.links(), entropy=entropy, scanner=scanner)
         self._topology = self._network.topology
         self._gossip = Gossiper(config.name, self._network.routes, entropy)
         self._gossip.add_channel(self._network.channel)
+        self.addresses: AddressChannel | None = None
+        if addresses is not None:
+            self.addresses = AddressChannel(
+                replace(addresses, uid=uid),
+                peers=self._network,
+                expected=lambda: max(len(self._dialler.direct), self._network.others()),
+                gossip=self._gossip,
+                emit=lambda effect: self._effects.append(effect),
+                entropy=entropy,
+                stored=stored,
+            )
+            self._gossip.add_channel(self.addresses)
         self._dialler = Dialler(
             config.name,
             port=config.port,
@@ -145,25 +159,17 @@ class Router:
             case Closed(conn, reason):
                 if conn in self._sessions.by_conn:
                     self._lost(self._sessions.by_conn[conn], reason, now)
-            case (
-                HeartbeatReceived()
-                | LinkAlive()
-                | EpochUsed()
-                | LinkMoved()
-                | KeyWorn()
-                | ProbeAnswered()
-                | DatagramTooBig()
-                | SleeveHeard()
-                | SleeveTested()
-                | SleeveTooBig()
-            ):
-                self._link_news(event, now)
             case ConnectPeers(addresses, replace):
                 self._dialler.add(addresses, replace=replace, now=now)
                 self._persist_targets()
             case ForgetPeers(names):
                 self._dialler.forget(names)
                 self._persist_targets()
+            case _ if isinstance(event, LinkEvent | SleeveEvent):
+                self._link_news(event, now)
+            case _:
+                if self.addresses is not None:
+                    self.addresses.handle(event, now)
         return self._settle(now)
 
     def handle_timer(self, now: float) -> list[Effect]:
@@ -179,6 +185,8 @@ class Router:
         self._effects += effects
         if news is not None:
             self._gossip.publish(CHANNEL, news)
+        if self.addresses is not None:
+            self.addresses.handle_timer(now)
         if self._gossip_at is not None and self._gossip_at <= now:
             self._gossip_at = now + limits.GOSSIP_INTERVAL_S
             self._gossip.publish_complete()
@@ -189,6 +197,7 @@ class Router:
         own = (
             self._gossip_at,
             self._network.next_timer(),
+            None if self.addresses is None else self.addresses.next_timer(),
             self._dialler.next_timer(),
             self._gossip.next_timer(),
             self._sessions.next_timer(),
@@ -393,6 +402,8 @@ class Router:
         """Notes what has changed, dials, writes the gossip, and returns all effects."""
         if self._network.note_changes(now):
             self._dial_now = True
+            if self.addresses is not None:
+                self.addresses.peers_changed(now)
         dial_at = self._dialler.next_timer()
         if self._dial_now or (dial_at is not None and dial_at <= now):
             self._dial_now = False

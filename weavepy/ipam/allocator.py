@@ -238,6 +238,11 @@ class Allocator:
         self._claimed.clear()
         return self._changed([*actions, *self._retry(now)])
 
+    def peers_changed(self, now: float) -> list[AllocatorAction]:
+        """Tries again what waits: there may be somebody to ask now."""
+        waits = self._pending or self._unclaimed or (self._held and self._ring.empty)
+        return self._changed(self._retry(now)) if waits else []
+
     # ---- alone, and the election
 
     def _alone(self, now: float) -> bool:

@@ -23,6 +23,7 @@ from weavepy import limits
 from weavepy.errors import WeavepyError
 from weavepy.events import (
     Accepted,
+    Answered,
     Close,
     Closed,
     Connected,
@@ -62,7 +63,8 @@ class RouterLike(Protocol):
 class Shell:
     """One router, its control connections and its data plane, on the running loop.
 
-    `persist` makes a value durable under a key; it is called in `executor`, never on the loop.
+    `persist` makes a value durable under a key, or that there is none (None); it is called in `executor`, never on
+    the loop. `answered` takes the router's answers.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Shell:
         data_plane: DataPlane,
         *,
         persist: Callable[[str, object], None],
+        answered: Callable[[Answered], None] = lambda _answer: None,
         executor: Executor,
         conn_limit: int,
         bind_host: str = "",
@@ -81,6 +84,7 @@ class Shell:
         self.clock = clock
         self._data_plane = data_plane
         self._persist = persist
+        self._answered = answered
         self._executor = executor
         self._sockets_max = conn_limit + SPARE_SOCKETS
         self._bind_host = bind_host
@@ -234,9 +238,8 @@ class Shell:
 
     async def _make_durable(self, effect: Persist) -> None:
         try:
-            await self._loop.run_in_executor(
-                self._executor, self._persist, effect.key, json.loads(effect.value)
-            )
+            value = None if effect.value is None else json.loads(effect.value)
+            await self._loop.run_in_executor(self._executor, self._persist, effect.key, value)
         except Exception as error:
             # What is persisted today is the list of targets. Losing the network because the disk is full
             # would be worse than losing a target at the next start.
@@ -252,6 +255,8 @@ class Shell:
                     self._dials[effect.conn] = self._loop.create_task(self._dial(effect))
                 case Close():
                     self._close(effect.conn)
+                case Answered():
+                    self._answered(effect)
                 case Log():
                     router_log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
                 case _:

@@ -1,0 +1,155 @@
+"""The gossip channel `IPallocation` (Weave Net 2.8.1): an allocator with the router's events, gossip and store.
+
+Rules of this file. Nothing is decided here: events and messages go to the allocator, and what it asks for becomes
+effects or gossip, in its order. The thing people get wrong: effects are performed in order and gossip is written at the
+end of the router's turn, so what is saved is durable before anybody is told; nothing here may send by itself.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from weavepy.events import (
+    AddressCancelled,
+    AddressFreed,
+    AddressWanted,
+    Answered,
+    DivisionWanted,
+    Effect,
+    Entropy,
+    PeerName,
+    Persist,
+    SpaceLeft,
+    SpaceTaken,
+)
+from weavepy.ipam.actions import AllocatorAction, Announce, Granted, Refused, Request, Save, Tell
+from weavepy.ipam.allocator import AddressNews, Allocator
+from weavepy.ipam.config import AllocatorConfig
+from weavepy.wire.ipam import CHANNEL, Range, encode_address_unicast
+
+AddressEvent = AddressWanted | AddressCancelled | AddressFreed | DivisionWanted | SpaceTaken | SpaceLeft
+
+
+class Peers(Protocol):
+    """Who else there is, as gossip gets about."""
+
+    def reachable(self, peer: PeerName) -> bool: ...
+    def others(self) -> int: ...
+
+
+class Gossip(Protocol):
+    """The part of `mesh.gossip.Gossiper` that is used here."""
+
+    def broadcast(self, channel: str, news: AddressNews) -> None: ...
+    def unicast(self, channel: str, destination: PeerName, payload: bytes) -> bool: ...
+
+
+class AddressChannel:
+    """One router's allocator. `expected`: how many other peers there should be; `emit` takes effects."""
+
+    name = CHANNEL
+
+    def __init__(
+        self,
+        config: AllocatorConfig,
+        *,
+        peers: Peers,
+        expected: Callable[[], int],
+        gossip: Gossip,
+        emit: Callable[[Effect], None],
+        entropy: Entropy,
+        stored: Mapping[str, str] | None = None,
+    ) -> None:
+        """`stored`: what was persisted by the last run."""
+        self._peers = peers
+        self._gossip = gossip
+        self._emit = emit
+        self.allocator = Allocator(
+            config,
+            entropy=entropy,
+            reachable=peers.reachable,
+            company=lambda: peers.others() > 0,
+            expected=expected,
+            stored=stored,
+        )
+
+    # ---- what is asked here
+
+    def handle(self, event: AddressEvent, now: float) -> None:
+        """Takes what the operator, or somebody for a container, asks for."""
+        allocator = self.allocator
+        match event:
+            case AddressWanted(number, owner, start, end, prefix, claim, optimistic):
+                request = Request(number, owner, Range(start, end), prefix, claim, now, optimistic)
+                self._perform(allocator.allocate(request, now))
+            case AddressCancelled(number):
+                self._perform(allocator.cancel(number))
+            case AddressFreed(owner, address):
+                self._perform(allocator.free(owner, address))
+            case DivisionWanted():
+                self._perform(allocator.prime(now))
+            case SpaceTaken(number, peer, force):
+                self._take_over(number, peer, now, force=force)
+            case SpaceLeft(number):
+                owned = sum(one.end - one.start for one in allocator.ring.owned_by(allocator.ring.peer))
+                heirs = [peer for peer in allocator.ring.peers() if self._peers.reachable(peer)]
+                self._perform(allocator.leave(heirs))
+                left = sum(one.end - one.start for one in allocator.ring.owned_by(allocator.ring.peer))
+                self._emit(Answered(number, owned - left))
+
+    def _take_over(self, number: int, peer: PeerName, now: float, *, force: bool) -> None:
+        if peer == self.allocator.ring.peer:
+            self._emit(Answered(number, reason="that is this host itself"))
+        elif self._peers.reachable(peer) and not force:
+            reason = "it is still heard and gives out these addresses; stop it first (`weavepy reset` there)"
+            self._emit(Answered(number, reason=reason))
+        else:
+            gained, actions = self.allocator.take_over(peer, now)
+            self._perform(actions)
+            self._emit(Answered(number, gained))
+
+    # ---- gossip
+
+    def merge_gossip_untrusted(self, payload: bytes, now: float) -> None:
+        """Takes a neighbour's state. Nothing of it goes on: everybody gossips his own."""
+        self._perform(self.allocator.handle_gossip_untrusted(payload, now))
+
+    def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> AddressNews:
+        """Takes the state that `source` broadcast; ours goes on along its tree."""
+        self._perform(self.allocator.handle_broadcast_untrusted(source, payload, now))
+        return self.allocator.complete()
+
+    def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> None:
+        """Takes what a peer sent to us alone."""
+        self._perform(self.allocator.handle_unicast_untrusted(source, payload, now))
+
+    def complete(self) -> AddressNews:
+        """Returns our state, to be gossiped."""
+        return self.allocator.complete()
+
+    # ---- time
+
+    def next_timer(self) -> float | None:
+        """Returns when `handle_timer` is due."""
+        return self.allocator.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Does what is due by `now`."""
+        self._perform(self.allocator.handle_timer(now))
+
+    def peers_changed(self, now: float) -> None:
+        """Tries again what waits: there may be somebody to ask now."""
+        self._perform(self.allocator.peers_changed(now))
+
+    def _perform(self, actions: Iterable[AllocatorAction]) -> None:
+        for action in actions:
+            match action:
+                case Save(key, text):
+                    self._emit(Persist(key, text))
+                case Announce():
+                    self._gossip.broadcast(CHANNEL, self.allocator.complete())
+                case Tell(peer, message):
+                    self._gossip.unicast(CHANNEL, peer, encode_address_unicast(message))
+                case Granted(number, address):
+                    self._emit(Answered(number, address))
+                case Refused(number, reason):
+                    self._emit(Answered(number, reason=reason))
