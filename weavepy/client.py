@@ -162,6 +162,8 @@ def _parse(answer: bytearray) -> tuple[bytes, dict[str, str]]:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if int(headers.get("content-length", len(body))) != len(body):
         raise LocalError("the router broke off its answer; see `weavepy logs`")
+    if parts[1] == "504":
+        raise RouterTimeoutError(_reason(body, headers))
     if parts[1] != "200":
         raise LocalError(_reason(body, headers) or f"the router answered: {' '.join(parts[1:])}")
     return body, headers

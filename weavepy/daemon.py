@@ -37,6 +37,8 @@ from weavepy.linux.forward import remove_forwarding
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
+from weavepy.runtime.addressing import Addressing
+from weavepy.runtime.allocations import Allocations
 from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import SOCKET_NAME, open_tcp_socket, open_unix_socket
@@ -253,8 +255,14 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
     ):
         loop.set_default_executor(workers)
         entropy = random.SystemRandom()
+        plan = options.address_plan()
         router = Router(
-            _router_config(settings), uid=entropy.getrandbits(64), entropy=entropy, scanner=_fastpath
+            _router_config(settings),
+            uid=entropy.getrandbits(64),
+            entropy=entropy,
+            scanner=_fastpath,
+            addresses=plan.config(settings.name, options.nickname_or_default()),
+            stored=settings.stored_addresses,
         )
         data_plane = DataPlane(host.engine)
         shell: Shell
@@ -262,17 +270,26 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
         shell = Shell(
             router,
             data_plane,
-            persist=lambda key, value: store.put(key, targets.with_unresolved(key, value)),
+            persist=lambda key, value: _keep(store, key, targets.with_unresolved(key, value)),
+            answered=lambda answer: allocations.answered(answer),
             executor=disk,
             conn_limit=options.max_connections(),
             bind_host=options.host,
         )
-        attachments = Attachments(store, host.engine, workers, mtu=options.mtu)
+        allocations = Allocations(plan, router.addresses, shell.handle)
+        attachments = Attachments(
+            store,
+            host.engine,
+            workers,
+            mtu=options.mtu,
+            freed=lambda owner, cidrs: addressing.freed(owner, cidrs),
+        )
         firewall = Firewall(workers)
         exposures = Exposures(store, firewall, workers, mac=settings.name.to_bytes(6, "big"))
         announcements = Announcements(
-            workers, connected=router.is_connected, known=lambda: operator.addresses()
+            workers, connected=router.is_connected, known=lambda: addressing.configured()
         )
+        addressing = Addressing(allocations, attachments, exposures, announcements)
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
         operator = Operator(
             router,
@@ -281,7 +298,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             targets,
             attachments,
             exposures,
-            announcements,
+            addressing,
             warnings=warnings,
             interface=f"{host.overlay.tap} (via TAP)",
             tap_offloads=host.overlay.offloads,
@@ -296,8 +313,9 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
         try:
             targets.start()
             operator.ready = True
-            replay = loop.create_task(attachments.replay())
-            keep = [loop.create_task(task) for task in (firewall.run(), announcements.run())]
+            replay = loop.create_task(_replay(attachments, addressing, shell.clock))
+            keeping = (firewall.run(), announcements.run(), attachments.run(shell.clock))
+            kept = [loop.create_task(task) for task in keeping]
             join = loop.create_task(targets.connect(settings.peers, replace=False, keep_unresolved=True))
             log.info(
                 "weavepy %s is ready: %s (%s), port %d, %s",
@@ -314,14 +332,27 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             operator.ready = False
             log.info("stopping; containers keep their interfaces")
             notify_systemd("STOPPING=1")
-            for task in (replay, join, *keep):
+            for task in (replay, join, *kept):
                 task.cancel()
-            await asyncio.gather(replay, join, *keep, return_exceptions=True)
+            await asyncio.gather(replay, join, *kept, return_exceptions=True)
         finally:
+            addressing.stop()
             operator.end_captures()
             targets.stop()
             await shell.stop()
             await api.close()
+
+
+async def _replay(attachments: Attachments, addressing: Addressing, clock: Callable[[], float]) -> None:
+    addressing.settle(await attachments.replay(clock()))
+
+
+def _keep(store: Store, key: str, value: object) -> None:
+    """Keeps a value for the next start, or nothing (None)."""
+    if value is None:
+        store.delete(key)
+    else:
+        store.put(key, value)
 
 
 def _router_config(settings: Settings) -> RouterConfig:

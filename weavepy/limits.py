@@ -47,6 +47,9 @@ RING_GOSSIP_ELEMENTS_MAX: Final = 4 * RING_ENTRIES_MAX  # of all lists and maps 
 IPAM_TICK_S: Final = 5.0  # between tries of what waits (Weave Net 2.8.1)
 IPAM_ALONE_S: Final = 3.0  # that the peers who were named get to appear before a host gives out by itself
 CLAIM_TRIES_MAX: Final = 5  # of an address whose owner can't be reached (Weave Net 2.8.1)
+ADDRESS_WAIT_S: Final = 30.0  # that a command waits for an address before it says what it waits for
+ADDRESS_HOLD_S: Final = 30.0  # that a container's addresses stay its own after its end (Weave Net 2.8.1)
+CONTAINERS_PERIOD_S: Final = 5.0  # between looks for containers that have ended
 CONFLICTS_MAX: Final = 64  # with others' rings that are kept to be shown
 
 # gob.

@@ -11,61 +11,63 @@ from typing import Any
 
 import click
 
+from weavepy import limits
 from weavepy.cli import CommandError
 from weavepy.cli.config import run_dir_option
 from weavepy.client import Client
 
 EXPOSE = "weave:expose"  # Weave Net's name for the bridge
-_ATTACH_TIMEOUT_S = 30.0
+_ATTACH_TIMEOUT_S = limits.ADDRESS_WAIT_S + 30.0
 
 
 @click.command()
-@click.argument("cidrs", nargs=-1, required=True, metavar="CIDR...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.argument("target")
 @run_dir_option
-def attach(cidrs: tuple[str, ...], target: str, run_dir: str) -> None:
-    """Give TARGET the addresses CIDR on the overlay, for example 10.32.1.1/24.
+def attach(addresses: tuple[str, ...], target: str, run_dir: str) -> None:
+    """Give TARGET an address of its own on the overlay.
 
-    TARGET is pid:N, netns:NAME or the path of a network namespace. The address comes back after a restart of
-    the router, as long as the container lives.
+    TARGET is pid:N, netns:NAME or the path of a network namespace. ADDRESS is net:10.32.2.0/24 for any of a subnet, or
+    10.32.1.1/24 (also ip:10.32.1.1/24) for this one; without any it is net:default. The address comes back after a
+    restart of the router, as long as the container lives.
     """
-    answer = Client(run_dir).post("/attach", {"target": target, "cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)
+    answer = Client(run_dir).post("/attach", {"target": target, "cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)
     _warn(answer)
-    _tell(cidrs)
+    _tell(answer["given"])
 
 
 @click.command()
-@click.argument("cidrs", nargs=-1, metavar="[CIDR]...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.argument("target")
 @run_dir_option
-def detach(cidrs: tuple[str, ...], target: str, run_dir: str) -> None:
-    """Take the addresses CIDR, or all it has, from TARGET."""
-    answer = Client(run_dir).post("/detach", {"target": target, "cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)
+def detach(addresses: tuple[str, ...], target: str, run_dir: str) -> None:
+    """Take from TARGET what ADDRESS says, as for attach, or all it has. What was given out is free again."""
+    answer = Client(run_dir).post("/detach", {"target": target, "cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)
     _tell(answer["removed"])
 
 
 @click.command()
-@click.argument("cidrs", nargs=-1, metavar="CIDR...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.option("--without-masquerade", is_flag=True, help="Don't hide containers behind this host.")
 @run_dir_option
-def expose(cidrs: tuple[str, ...], without_masquerade: bool, run_dir: str) -> None:
-    """Give this host the addresses CIDR on the overlay, for example 10.32.1.9/24.
+def expose(addresses: tuple[str, ...], without_masquerade: bool, run_dir: str) -> None:
+    """Give this host an address of its own on the overlay, or those that ADDRESS says, as for attach.
 
-    The host and the containers of the subnet reach each other, and the containers that have a route by CIDR reach
-    beyond the host. It comes back after a restart.
+    The host and the containers of the subnet reach each other, and the containers that have a route by it reach beyond
+    the host. It comes back after a restart.
     """
-    request = {"cidrs": list(cidrs), "masquerade": not without_masquerade}
+    request = {"cidrs": list(addresses), "masquerade": not without_masquerade}
     answer = Client(run_dir).post("/expose", request, _ATTACH_TIMEOUT_S)
     _warn(answer)
     _tell(answer["exposed"])
 
 
 @click.command()
-@click.argument("cidrs", nargs=-1, metavar="[CIDR]...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @run_dir_option
-def hide(cidrs: tuple[str, ...], run_dir: str) -> None:
-    """Take the addresses CIDR, or all that were exposed, from this host."""
-    _tell(Client(run_dir).post("/hide", {"cidrs": list(cidrs)}, _ATTACH_TIMEOUT_S)["removed"])
+def hide(addresses: tuple[str, ...], run_dir: str) -> None:
+    """Take from this host what ADDRESS says, as for attach, or all that was exposed."""
+    _tell(Client(run_dir).post("/hide", {"cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)["removed"])
 
 
 @click.command()
@@ -84,7 +86,7 @@ def ps(targets: tuple[str, ...], run_dir: str) -> None:
 
 
 def _tell(cidrs: Iterable[str]) -> None:
-    click.echo(" ".join(cidr.removeprefix("ip:").partition("/")[0] for cidr in cidrs))
+    click.echo(" ".join(cidr.partition("/")[0] for cidr in cidrs))
 
 
 def _warn(answer: Mapping[str, Any]) -> None:

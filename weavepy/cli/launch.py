@@ -67,6 +67,25 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
     help="Don't encrypt frames to and from hosts in these, like 10.0.0.0/8,fd00::/8, that say the same.",
 )
 @click.option(
+    "--ipalloc-range",
+    envvar=_env("IPALLOC_RANGE"),
+    metavar="SUBNET",
+    help="Give out addresses of this, '' for none.  [default: 10.32.0.0/13]",
+)
+@click.option(
+    "--ipalloc-default-subnet",
+    envvar=_env("IPALLOC_DEFAULT_SUBNET"),
+    metavar="SUBNET",
+    help="Where addresses come from if nobody says.  [default: the range, 10.32.0.0/12 if none is given]",
+)
+@click.option(
+    "--ipalloc-init",
+    envvar=_env("IPALLOC_INIT"),
+    metavar="HOW",
+    help="Who divides the range at first: consensus[=NUMBER of peers], seed=PEER,... or observer.  "
+    "[default: consensus]",
+)
+@click.option(
     "--http-addr", envvar=_env("HTTP_ADDR", weave=True), help="Serve the whole API here too.  [default: off]"
 )
 @click.option(

@@ -145,6 +145,10 @@ class Allocator:
         election = None if self._election is None else self._election.claims()
         return AddressState(0, dict(self._nicknames), election, None)
 
+    def lacks(self, now: float) -> str:
+        """Says what this host needs before it can give out anything at all; nothing if it can."""
+        return "" if not self._ring.empty or self._alone(now) else self._division()
+
     def complete(self) -> AddressNews:
         """Returns everything we know, to be gossiped."""
         return AddressNews(self)

@@ -30,7 +30,7 @@ from weavepy.linux.rtnl import (
 )
 from weavepy.linux.target import open_target, parse_cidrs, target_identity
 
-__all__ = ["Attachment", "attach", "detach", "remove_pair", "target_identity"]
+__all__ = ["Attachment", "attach", "attached_inodes", "detach", "remove_pair", "target_identity"]
 
 _NAMES_TRIED: Final = 16  # ethwe, ethwe0 ... ethwe14
 
@@ -118,6 +118,19 @@ def remove_pair(inode: int) -> None:
         end = host.find(_host_name(inode))
         if end is not None and end.kind == "veth":
             host.delete_link(end.index)
+
+
+def attached_inodes() -> set[int]:
+    """Returns the inodes of all namespaces that have a pair of ours. The kernel removes it with the namespace."""
+    with route() as host:
+        names = [
+            link.name for link in host.links() if link.kind == "veth" and link.name.startswith(HOST_PREFIX)
+        ]
+    inodes = set()
+    for name in names:
+        with contextlib.suppress(ValueError):
+            inodes.add(int(name.removeprefix(HOST_PREFIX), 16))
+    return inodes
 
 
 def _host_name(inode: int) -> str:

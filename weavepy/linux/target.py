@@ -19,6 +19,11 @@ _CLONE_NEWNET: Final = 0x40000000
 _GRAMMAR: Final = "give a path, pid:N or netns:NAME"
 
 
+def is_target(text: str) -> bool:
+    """Tells whether a text is written like a target, whether it leads anywhere or not."""
+    return text.startswith(("pid:", "netns:", "/"))
+
+
 @contextmanager
 def open_target(target: str) -> Iterator[tuple[int, int]]:
     """Yields (descriptor, inode) of the network namespace that `target` leads to; never our own."""
@@ -68,8 +73,6 @@ def parse_cidrs(cidrs: Sequence[str]) -> list[ipaddress.IPv4Interface]:
 
 
 def _parse_cidr(text: str) -> ipaddress.IPv4Interface:
-    if text.startswith("net:"):
-        raise LocalError(f"{text}: addresses can't be allocated yet; give one like 10.32.1.1/24")
     address, slash, prefix = text.removeprefix("ip:").partition("/")
     if not slash:
         raise LocalError(f"{text!r} has no prefix length; write it like 10.32.1.1/24")

@@ -25,6 +25,7 @@ from weavepy.errors import LocalError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
 from weavepy.runtime.addresses import plain_host
+from weavepy.runtime.allocations import NotInTimeError
 from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
 from weavepy.runtime.captures import DIRECTIONS, Capture
 
@@ -187,7 +188,8 @@ class Api:
 
     async def _attach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
-        return _json(await self._control.attach(one_text(body, "target"), texts(body, "cidrs", CIDRS_MAX)))
+        cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
+        return _json(await self._control.attach(one_text(body, "target"), cidrs))
 
     async def _detach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
@@ -264,6 +266,8 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
     """Turns what went wrong into a status and one sentence; a mistake of ours is logged, not shown."""
     try:
         return await handler(request)
+    except NotInTimeError as error:
+        return _error(request, str(error), 504)
     except LocalError as error:
         return _error(request, str(error), 400)
     except web.HTTPRequestEntityTooLarge:

@@ -3,19 +3,22 @@
 Rules of this file. What was asked for is stored under the namespace's inode together with enough to recognise
 it, so the same container under another name is still the same, and a new one that reuses the number isn't. A
 container's MAC is pinned in the engine while it is attached here: nobody else may claim it. All of it runs in
-a worker thread except the engine's calls, which belong to the loop's thread.
+a worker thread except the engine's calls, which belong to the loop's thread. A container has ended when the kernel has
+taken its interface with its namespace: a target that leads nowhere says less, since whoever it named may have been one
+of several. Its addresses stay its own for a while, because a restarted container wants them back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from weavepy import limits
 from weavepy.errors import LocalError
-from weavepy.linux.attach import Attachment, attach, detach, remove_pair, target_identity
+from weavepy.linux.attach import Attachment, attach, attached_inodes, detach, remove_pair, target_identity
 from weavepy.runtime.dataplane import EngineLike
 
 log = logging.getLogger("weavepy.attachments")
@@ -34,10 +37,25 @@ class Journal(Protocol):
 
 
 class Attachments:
-    """Attaches, detaches and replays. One change at a time."""
+    """Attaches, detaches and replays. One change at a time. `freed` is told of an owner's addresses that aren't
+    configured any more because the container has ended.
+    """
 
-    def __init__(self, journal: Journal, engine: EngineLike, executor: Executor, *, mtu: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        engine: EngineLike,
+        executor: Executor,
+        *,
+        mtu: int,
+        freed: Callable[[str, Sequence[str]], None] = lambda _owner, _cidrs: None,
+    ) -> None:
         self.present: dict[int, Attachment] = {}  # by the namespace's inode
+        self._owners: dict[int, str] = {}  # what each was called first, also of those that have ended
+        self._ended: dict[
+            int, tuple[float, Sequence[str]]
+        ] = {}  # when it was seen, and what addresses it had
+        self._freed = freed
         self._journal = journal
         self._engine = engine
         self._executor = executor
@@ -46,13 +64,40 @@ class Attachments:
 
     def addresses(self) -> list[tuple[bytes, str]]:
         """Returns (MAC, address with prefix length) of all that is attached."""
-        return [(a.mac, cidr) for a in self.present.values() for cidr in a.cidrs]
+        return [(a.mac, cidr) for a in self.living() for cidr in a.cidrs]
 
-    async def attach(self, target: str, cidrs: Sequence[str]) -> Attachment:
-        """Attaches `target` with `cidrs` and remembers it; LocalError says why it can't be."""
+    def living(self) -> list[Attachment]:
+        """Returns all that is attached and hasn't ended."""
+        return [attachment for inode, attachment in self.present.items() if inode not in self._ended]
+
+    def cidrs(self, owner: str) -> list[str]:
+        """Returns what an owner has configured."""
+        return [
+            cidr
+            for inode, attachment in self.present.items()
+            if self._owners[inode] == owner and inode not in self._ended
+            for cidr in attachment.cidrs
+        ]
+
+    async def owner(self, target: str) -> str:
+        """Returns what the container was called when it was attached first: its addresses are given to that name.
+
+        LocalError if there is no such container, and none that has ended.
+        """
+        try:
+            inode = (await self._run(target_identity, target))["netns_inode"]
+        except LocalError:
+            if any(a.target == target for a in self.present.values()):
+                return target
+            raise
+        assert isinstance(inode, int)
+        return self._owners.get(inode, target) if inode in self.present else target
+
+    async def attach(self, target: str, cidrs: Sequence[str], owner: str = "") -> Attachment:
+        """Attaches `target` with `cidrs` and remembers it, and whose they are; LocalError says why it can't be."""
         async with self._turn:
-            attachment = await self._run(self._attach, target, cidrs)
-            self._pin(attachment)
+            attachment = await self._run(self._attach, target, cidrs, owner or target)
+            self._pin(attachment, owner or target)
             return attachment
 
     async def detach(self, target: str, cidrs: Sequence[str]) -> list[str]:
@@ -60,33 +105,82 @@ class Attachments:
         async with self._turn:
             before, left, inode = await self._run(self._detach, target, cidrs)
             if left is None or not left.cidrs:
-                if gone := self.present.pop(inode, left):
-                    self._engine.mac_unpin(gone.mac)
+                self._forget(inode, left)
             else:
                 self.present[inode] = left
             return [cidr for cidr in before if left is None or cidr not in left.cidrs]
 
-    async def replay(self) -> None:
-        """Attaches again what was attached before the start, and forgets what is no longer there."""
+    async def replay(self, now: float) -> dict[str, list[str]]:
+        """Attaches again what was attached before the start. Returns all owners' addresses, as they are in use or, if
+        the container has ended meanwhile, still its own.
+        """
+        in_use: dict[str, list[str]] = {}
         for key, intent in (await self._run(self._journal.items, PREFIX)).items():
+            if not isinstance(intent, dict):
+                continue
+            inode, owner = int(key.removeprefix(PREFIX)), str(intent.get("owner", intent["target"]))
+            cidrs = in_use.setdefault(owner, [])
+            cidrs += [str(cidr) for cidr in intent["cidrs"]]
             async with self._turn:
                 try:
                     attachment = await self._run(self._attach_again, intent)
                 except (LocalError, OSError) as error:
-                    log.warning("%s: cannot be attached again: %s", _target_of(intent), error)
+                    log.warning("%s: cannot be attached again: %s", intent["target"], error)
                     continue
                 if attachment is None:
-                    log.info("%s: the container is gone, its addresses are free", _target_of(intent))
-                    await self._run(self._journal.delete, key)
+                    log.info("%s: the container is gone, its addresses are free soon", intent["target"])
+                    self._owners.setdefault(inode, owner)
+                    self._ended[inode] = (now, list(intent["cidrs"]))
                 else:
                     log.info("%s: attached again with %s", attachment.target, ", ".join(attachment.cidrs))
-                    self._pin(attachment)
+                    self._pin(attachment, owner)
+        return in_use
 
-    def _pin(self, attachment: Attachment) -> None:
-        before = self.present.get(attachment.netns_inode)
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Looks for containers that have ended, until it is cancelled."""
+        while True:
+            await asyncio.sleep(limits.CONTAINERS_PERIOD_S)
+            try:
+                await self.look(clock())
+            except OSError as error:
+                log.warning("cannot look for containers that have ended: %s", error.strerror)
+
+    async def look(self, now: float) -> None:
+        """Notices which containers have ended, and forgets those of which that is known long enough."""
+        async with self._turn:
+            alive = await self._run(attached_inodes)
+            for inode, attachment in self.present.items():
+                if inode in alive:
+                    self._ended.pop(inode, None)
+                elif inode not in self._ended:
+                    log.info("%s: the container has ended, its addresses are free soon", attachment.target)
+                    self._ended[inode] = (now, attachment.cidrs)
+            for inode, (since, cidrs) in list(self._ended.items()):
+                if now - since < limits.ADDRESS_HOLD_S:
+                    continue
+                del self._ended[inode]
+                # A container that was given up may live on all the same, with our interface.
+                await self._run(remove_pair, inode)
+                await self._run(self._journal.delete, f"{PREFIX}{inode}")
+                owner = self._owners[inode]
+                self._forget(inode, None)
+                self._freed(owner, cidrs)
+
+    def _forget(self, inode: int, left: Attachment | None) -> None:
+        self._owners.pop(inode, None)
+        if gone := self.present.pop(inode, left):
+            self._engine.mac_unpin(gone.mac)
+
+    def _pin(self, attachment: Attachment, owner: str) -> None:
+        inode = attachment.netns_inode
+        before = self.present.get(inode)
         if before is not None and before.mac != attachment.mac:
             self._engine.mac_unpin(before.mac)
-        self.present[attachment.netns_inode] = attachment
+        last_owner, ended = self._owners.get(inode), self._ended.pop(inode, None)
+        self.present[inode] = attachment
+        self._owners[inode] = owner
+        if ended is not None and last_owner is not None and last_owner != owner:
+            self._freed(last_owner, ended[1])  # the number of its namespace is somebody else's now
         self._engine.mac_pin(attachment.mac)
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
@@ -94,14 +188,15 @@ class Attachments:
 
     # ---- in the worker thread
 
-    def _attach(self, target: str, cidrs: Sequence[str]) -> Attachment:
+    def _attach(self, target: str, cidrs: Sequence[str], owner: str) -> Attachment:
         attachment = attach(target, cidrs, mtu=self._mtu)
-        self._remember(attachment)
+        self._remember(attachment, owner)
         return attachment
 
-    def _remember(self, attachment: Attachment) -> None:
+    def _remember(self, attachment: Attachment, owner: str) -> None:
         intent = {
             "target": attachment.target,
+            "owner": owner,
             "cidrs": list(attachment.cidrs),
             "identity": target_identity(attachment.target),
         }
@@ -126,18 +221,12 @@ class Attachments:
         if left is None or not left.cidrs:
             self._journal.delete(key)
         else:
-            self._remember(left)
+            self._remember(left, self._owners.get(inode, target))
         return before, left, inode
 
-    def _attach_again(self, intent: object) -> Attachment | None:
-        if not isinstance(intent, dict):
-            return None
+    def _attach_again(self, intent: Mapping[str, Any]) -> Attachment | None:
         try:
             same = target_identity(intent["target"]) == intent["identity"]
         except LocalError:
             return None
         return attach(intent["target"], intent["cidrs"], mtu=self._mtu) if same else None
-
-
-def _target_of(intent: object) -> str:
-    return str(intent.get("target")) if isinstance(intent, dict) else "?"

@@ -52,8 +52,6 @@ class Exposures:
     async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> list[str]:
         """Gives the bridge addresses and remembers them; returns warnings. LocalError: nothing has changed."""
         interfaces = parse_cidrs(cidrs)
-        if not interfaces:
-            raise LocalError("no address given, and none can be allocated yet; write one like 10.32.1.9/24")
         async with self._turn:
             new = {str(interface): Exposure(str(interface), masquerade) for interface in interfaces}
             wanted = {**self.present, **new}

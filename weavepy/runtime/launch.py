@@ -8,6 +8,7 @@ stored before it is known to work. The password is in `Launch` and `Password` on
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from weavepy.store import Store
 
 OPTIONS_KEY = "launch/options"
 PASSWORD_KEY = "launch/password"
+ADDRESSES_PREFIX = "ipam/"
 PEERS_KEY = "launch/peers"  # as the last line said; the targets may be others by now
 
 
@@ -52,6 +54,7 @@ class Settings:
     peers: tuple[str, ...]
     said_peers: tuple[str, ...]
     remembered: tuple[Address, ...]  # where the last run's neighbours were
+    stored_addresses: dict[str, str]  # what the last run kept of them, as the router wrote it
     warnings: tuple[str, ...]  # hold as long as this router runs
     notes: tuple[str, ...]  # for whoever launches it
     kept: dict[str, object]
@@ -118,6 +121,7 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         peers=launch.peers if anew else _texts(store.get(TARGETS_KEY)),
         said_peers=launch.peers or last_said,
         remembered=() if anew else _addresses(store.get(NEIGHBOURS_KEY)),
+        stored_addresses={key: json.dumps(value) for key, value in store.items(ADDRESSES_PREFIX).items()},
         warnings=tuple(warnings),
         notes=notes,
         kept=kept,

@@ -7,18 +7,14 @@ firewall.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from weavepy import __version__
 from weavepy.errors import LocalError
-from weavepy.linux.expose import overlaps
-from weavepy.linux.target import parse_cidrs
-from weavepy.runtime.announcements import Announcements
+from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.captures import Capture, Captures, find_peer
 from weavepy.runtime.dataplane import DataPlane
@@ -26,8 +22,6 @@ from weavepy.runtime.exposures import Exposures
 from weavepy.runtime.shell import RouterLike, Shell
 from weavepy.runtime.status import advise, is_ourselves
 from weavepy.runtime.targets import Targets
-
-log = logging.getLogger("weavepy.operator")
 
 FAILED = "failed"
 
@@ -51,7 +45,7 @@ class Operator:
         targets: Targets,
         attachments: Attachments,
         exposures: Exposures,
-        announcements: Announcements,
+        addressing: Addressing,
         *,
         warnings: Sequence[str],
         interface: str,
@@ -65,7 +59,7 @@ class Operator:
         self._targets = targets
         self._attachments = attachments
         self._exposures = exposures
-        self._announcements = announcements
+        self._addressing = addressing
         self._warnings = tuple(warnings)
         self._interface = interface
         self._tap_offloads = tap_offloads
@@ -93,7 +87,7 @@ class Operator:
             "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
             "Attachments": [
                 {"Target": a.target, "Cidrs": list(a.cidrs), "Interface": a.interface, "Mac": a.mac.hex(":")}
-                for a in self._attachments.present.values()
+                for a in self._attachments.living()
             ],
             "Exposed": [
                 {"Cidr": e.cidr, "Masquerade": e.masquerade} for e in self._exposures.present.values()
@@ -192,59 +186,17 @@ class Operator:
             raise LocalError(f"{unknown[0]} is not a target; the targets are: {listed}")
         self._targets.forget([peer for peer in peers if peer in known])
 
-    async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
-        warnings = await self._warn(cidrs)
-        self._refuse(cidrs, self._exposures.addresses(), "is exposed on this host")
-        attachment = await self._attachments.attach(target, cidrs)
-        self._repeat_announcement(cidrs)
-        return {
-            "warnings": warnings,
-            "target": target,
-            "cidrs": list(attachment.cidrs),
-            "interface": attachment.interface,
-            "mac": attachment.mac.hex(":"),
-        }
+    async def attach(self, target: str, wanted: Sequence[str]) -> dict[str, Any]:
+        return await self._addressing.attach(target, wanted)
 
-    async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
-        return {"target": target, "removed": await self._attachments.detach(target, cidrs)}
+    async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
+        return await self._addressing.detach(target, unwanted)
 
-    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
-        """Gives this host addresses in the overlay; without `masquerade` only what knows a route gets through."""
-        warnings = await self._warn(cidrs)
-        self._refuse(cidrs, self._attachments.addresses(), "is attached to a container of this host")
-        notes = await self._exposures.expose(cidrs, masquerade=masquerade)
-        for text in notes:
-            log.warning("%s", text)
-        self._repeat_announcement(cidrs)
-        return {"exposed": _canonical(cidrs), "warnings": [*warnings, *notes]}
+    async def expose(self, wanted: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
+        return await self._addressing.expose(wanted, masquerade=masquerade)
 
-    async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]:
-        return {"removed": await self._exposures.hide(cidrs)}
-
-    async def _warn(self, cidrs: Sequence[str]) -> list[str]:
-        """Returns, and logs, what of the host's routes the addresses' subnets get in the way of."""
-        warnings = await asyncio.to_thread(overlaps, parse_cidrs(cidrs))
-        for text in warnings:
-            log.warning("%s", text)
-        return warnings
-
-    def _refuse(self, cidrs: Sequence[str], taken: Sequence[tuple[bytes, str]], why: str) -> None:
-        used = {cidr.partition("/")[0] for _, cidr in taken}
-        for interface in parse_cidrs(cidrs):
-            if str(interface.ip) in used:
-                raise LocalError(f"{interface.ip} {why}; choose another address")
-
-    def _repeat_announcement(self, cidrs: Sequence[str]) -> None:
-        wanted = set(_canonical(cidrs))
-
-        def still_here() -> list[tuple[bytes, str]]:
-            return [entry for entry in self.addresses() if entry[1] in wanted]
-
-        self._announcements.repeat(still_here)
-
-    def addresses(self) -> list[tuple[bytes, str]]:
-        """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
-        return [*self._attachments.addresses(), *self._exposures.addresses()]
+    async def hide(self, unwanted: Sequence[str]) -> dict[str, Any]:
+        return await self._addressing.hide(unwanted)
 
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture:
         """Begins to show frames; `peer` and `direction` may be empty, which means any."""
@@ -264,10 +216,6 @@ class Operator:
 
     def stop(self) -> None:
         self._request_stop()
-
-
-def _canonical(cidrs: Sequence[str]) -> list[str]:
-    return [str(interface) for interface in parse_cidrs(cidrs)]
 
 
 def _retry_time(retry_s: float | None) -> str:

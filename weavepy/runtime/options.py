@@ -16,6 +16,7 @@ from weavepy import limits
 from weavepy.errors import UsageError
 from weavepy.mesh.trust import parse_subnets
 from weavepy.runtime.addresses import is_literal
+from weavepy.runtime.addressplan import AddressPlan, plan
 
 DEFAULT_PORT = 6783
 DEFAULT_STATUS_ADDRESS = "127.0.0.1:6782"
@@ -38,6 +39,11 @@ class LaunchOptions:
     no_discovery: bool = False
     conn_limit: int = limits.CONN_LIMIT_DEFAULT
     trusted_subnets: str = ""  # with commas between them
+    ipalloc_range: str | None = (
+        None  # empty: no addresses are given out; see `addressplan.py` for these three
+    )
+    ipalloc_default_subnet: str | None = None
+    ipalloc_init: str | None = None
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
     no_fastpath: bool = False
@@ -75,6 +81,7 @@ class LaunchOptions:
             )
         self.offloads_off()
         parse_subnets(self.trusted_subnets)
+        self.address_plan()
         for flag, text in (("--status-addr", self.status_addr), ("--http-addr", self.http_addr)):
             if text:
                 split_host_port(text, flag)
@@ -87,6 +94,9 @@ class LaunchOptions:
         if unknown := names - set(OFFLOADS):
             raise UsageError(f"--no-offload {sorted(unknown)[0]}: choose from {', '.join(OFFLOADS)} or all")
         return names
+
+    def address_plan(self) -> AddressPlan:
+        return plan(self.ipalloc_range, self.ipalloc_default_subnet, self.ipalloc_init)
 
     def nickname_or_default(self) -> str:
         return self.nickname or socket.gethostname()
@@ -103,7 +113,8 @@ def options_from_json(values: Mapping[str, object]) -> LaunchOptions:
     for name, value in values.items():
         if name not in known:
             raise UsageError(f"unknown option {name!r}; see `weavepy launch --help`")
-        expected = type(getattr(reference, name) if name != "status_addr" else "")
+        default = getattr(reference, name)
+        expected = str if default is None else type(default)
         if expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected:

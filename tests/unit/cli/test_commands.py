@@ -129,7 +129,7 @@ def test_without_a_router_every_command_says_so_with_3(arguments: tuple[str, ...
         ("status", "nonsense"),
         ("connect",),
         ("forget",),
-        ("attach", "pid:1"),
+        ("attach",),
         ("detach",),
         ("launch", "--nonsense"),
         ("launch", "--port", "x"),
@@ -231,7 +231,7 @@ def test_connect_exit_codes(
 
 
 def test_attach_and_detach_print_addresses(router: ScriptedRouter) -> None:
-    router.will_answer({"cidrs": ["10.0.0.1/24", "10.0.0.2/24"]})
+    router.will_answer({"given": ["10.0.0.1/24", "10.0.0.2/24"], "cidrs": ["10.0.0.3/24"]})
     router.will_answer({"removed": ["10.0.0.1/24"]})
     assert invoke("attach", "10.0.0.1/24", "10.0.0.2/24", "pid:1").stdout == "10.0.0.1 10.0.0.2\n"
     assert invoke("detach", "pid:1").stdout == "10.0.0.1\n"

@@ -239,7 +239,7 @@ def test_changes(tmp_path: Path) -> None:
         ("/attach", {"target": "", "cidrs": ["x"]}, '"target"'),
         ("/expose", {"cidrs": ["x"], "masquerade": "no"}, '"masquerade"'),
         ("/hide", {"cidrs": "all"}, '"cidrs"'),
-        ("/attach", {"target": "pid:1", "cidrs": []}, "1 to 64"),
+        ("/attach", {"target": "pid:1", "cidrs": ["10.0.0.1/24"] * 65}, "0 to 64"),
         ("/detach", {"target": "pid:1", "cidrs": ["x"] * 65}, "0 to 64"),
         ("/stop", {"now": 1}, "takes none"),
         ("/nowhere", {}, "Not Found: POST /nowhere"),

@@ -77,6 +77,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(module, "detach", value.detach)
     monkeypatch.setattr(module, "target_identity", value.identity)
     monkeypatch.setattr(module, "remove_pair", value.remove_pair)
+    monkeypatch.setattr(module, "attached_inodes", lambda: set(value.addresses))
     return value
 
 
@@ -87,10 +88,20 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def run(store: Store, pins: Pins, scenario: Any) -> None:
+def run(store: Store, pins: Pins, scenario: Any, freed: list[tuple[str, list[str]]] | None = None) -> None:
+    """Runs a scenario. `freed` gets the addresses of containers that have ended, by owner."""
+    told: list[tuple[str, list[str]]] = [] if freed is None else freed
+
     async def everything() -> None:
         with ThreadPoolExecutor(1) as executor:
-            await scenario(Attachments(store, cast(EngineLike, pins), executor, mtu=1376))
+            attachments = Attachments(
+                store,
+                cast(EngineLike, pins),
+                executor,
+                mtu=1376,
+                freed=lambda owner, cidrs: told.append((owner, list(cidrs))),
+            )
+            await scenario(attachments)
 
     asyncio.run(everything())
 
@@ -134,13 +145,19 @@ def test_containers_come_back_after_a_restart(machine: Machine, store: Store) ->
     pins = Pins()
 
     async def after(attachments: Attachments) -> None:
-        await attachments.replay()
+        in_use = await attachments.replay(0.0)
+        assert in_use == {"pid:7": ["10.0.0.1/24"], "pid:8": ["10.0.0.2/24"]}
         assert set(attachments.present) == {70}
+        await attachments.look(29.0)
+        assert freed == []
+        await attachments.look(30.0)
+        assert freed == [("pid:8", ["10.0.0.2/24"])]
 
     run(store, Pins(), before)
     machine.addresses.clear()
     del machine.inodes["pid:8"]  # gone meanwhile
-    run(store, pins, after)
+    freed: list[tuple[str, list[str]]] = []
+    run(store, pins, after, freed)
     assert machine.addresses == {70: ["10.0.0.1/24"]}
     assert pins.macs == {SEVEN}
     assert list(store.items("attach/")) == ["attach/70"]
@@ -152,7 +169,8 @@ def test_a_stranger_with_the_same_name_gets_nothing(machine: Machine, store: Sto
         await attachments.attach("pid:7", ["10.0.0.1/24"])
 
     async def after(attachments: Attachments) -> None:
-        await attachments.replay()
+        await attachments.replay(0.0)
+        await attachments.look(30.0)
 
     run(store, Pins(), before)
     machine.addresses.clear()
@@ -180,7 +198,7 @@ def test_one_that_cannot_come_back_now_is_kept_and_hinders_no_other(
         return machine.attach(target, cidrs, mtu=mtu)
 
     async def after(attachments: Attachments) -> None:
-        await attachments.replay()
+        await attachments.replay(0.0)
 
     run(store, Pins(), before)
     monkeypatch.setattr(module, "attach", busy)
@@ -205,3 +223,88 @@ def test_a_container_that_ended_can_be_detached(machine: Machine, store: Store) 
             await attachments.detach("pid:7", [])
 
     run(store, pins, scenario)
+
+
+def test_an_ended_containers_addresses_stay_its_own_for_a_while(machine: Machine, store: Store) -> None:
+    pins, freed = Pins(), []  # type: ignore[var-annotated]
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        await attachments.look(0.0)
+        del machine.inodes["pid:7"], machine.addresses[70]
+        await attachments.look(10.0)
+        assert attachments.living() == attachments.addresses() == []
+        assert attachments.cidrs("pid:7") == []
+        await attachments.look(39.0)
+        assert (pins.macs, freed) == ({SEVEN}, [])
+        assert await attachments.owner("pid:7") == "pid:7"
+        await attachments.look(40.0)
+        assert freed == [("pid:7", ["10.0.0.1/24"])]
+        assert (pins.macs, attachments.present, store.items("attach/")) == (set(), {}, {})
+        with pytest.raises(LocalError, match="no pid:7"):
+            await attachments.owner("pid:7")
+
+    run(store, pins, scenario, freed)
+
+
+def test_a_container_whose_name_is_gone_lives_as_long_as_its_interface(
+    machine: Machine, store: Store
+) -> None:
+    freed: list[tuple[str, list[str]]] = []
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        del machine.inodes["pid:7"]
+        for now in (0.0, 30.0, 60.0):
+            await attachments.look(now)
+        assert attachments.cidrs("pid:7") == ["10.0.0.1/24"]
+
+    run(store, Pins(), scenario, freed)
+    assert freed == []
+
+
+def test_a_restarted_container_keeps_what_it_has_again(machine: Machine, store: Store) -> None:
+    freed: list[tuple[str, list[str]]] = []
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        del machine.addresses[70]
+        await attachments.look(0.0)
+        machine.inodes["pid:7"] = 71
+        await attachments.attach("pid:7", ["10.0.0.1/24"], await attachments.owner("pid:7"))
+        await attachments.look(30.0)
+        assert attachments.cidrs("pid:7") == ["10.0.0.1/24"]
+        assert list(store.items("attach/")) == ["attach/71"]
+
+    run(store, Pins(), scenario, freed)
+    assert freed == [("pid:7", ["10.0.0.1/24"])]  # whoever is told sees that it is in use
+
+
+def test_the_number_of_an_ended_containers_namespace_may_be_anothers_soon(
+    machine: Machine, store: Store
+) -> None:
+    freed: list[tuple[str, list[str]]] = []
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        del machine.addresses[70]
+        await attachments.look(0.0)
+        await attachments.attach("netns:seven", ["10.0.0.2/24"], "netns:seven")
+        assert freed == [("pid:7", ["10.0.0.1/24"])]
+        await attachments.look(30.0)
+        assert attachments.cidrs("netns:seven") == ["10.0.0.2/24"]
+
+    run(store, Pins(), scenario, freed)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_same_container_by_another_name_has_one_owner(store: Store) -> None:
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        assert await attachments.owner("netns:seven") == "pid:7"
+        await attachments.attach("netns:seven", ["10.0.0.2/24"], "pid:7")
+        assert attachments.cidrs("pid:7") == ["10.0.0.1/24", "10.0.0.2/24"]
+        assert await attachments.detach("netns:seven", ["10.0.0.1/24"]) == ["10.0.0.1/24"]
+        assert cast(dict[str, Any], store.items("attach/")["attach/70"])["owner"] == "pid:7"
+
+    run(store, Pins(), scenario)

@@ -12,7 +12,6 @@ import pytest
 from weavepy.errors import LocalError
 from weavepy.linux.attach import Attachment
 from weavepy.linux.firewall import Exposure
-from weavepy.runtime import operator as module
 from weavepy.runtime.operator import Operator
 
 LOCAL, REMOTE = bytes([2, 0, 0, 0, 1, 1]), bytes([2, 0, 0, 0, 1, 2])
@@ -107,8 +106,8 @@ def operator() -> tuple[Operator, Shell, Targets]:
         cast(Any, shell),
         cast(Any, SimpleNamespace(engine=ENGINE)),
         cast(Any, targets),
-        cast(Any, SimpleNamespace(present={70: attached}, addresses=lambda: [(LOCAL, "10.0.0.1/24")])),
-        cast(Any, SimpleNamespace(present=EXPOSED, addresses=lambda: [(REMOTE, "10.0.0.9/24")])),
+        cast(Any, SimpleNamespace(present={70: attached}, living=lambda: [attached])),
+        cast(Any, SimpleNamespace(present=EXPOSED)),
         cast(Any, SimpleNamespace()),
         warnings=("look out",),
         interface="vethwe-tap (via TAP)",
@@ -230,13 +229,3 @@ def test_figures_grow_with_connections_only() -> None:
     assert figures["Engine"] == {"Counters": {"drop_tag": 3, "tap_frames": 7}, "Links": {5: {"index": 5}}}
     assert (figures["Macs"], figures["Attachments"]) == (2, 1)
     assert figures["Router"].keys() == {"Connections", "TerminationCount", "PeerCount"}
-
-
-def test_an_address_is_the_hosts_or_a_containers_and_not_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "overlaps", lambda _interfaces: [])
-    value, _, _ = operator()
-    assert value.report()["Exposed"] == [{"Cidr": "10.0.0.9/24", "Masquerade": True}]
-    with pytest.raises(LocalError, match=r"10\.0\.0\.9 is exposed on this host"):
-        asyncio.run(value.attach("pid:8", ["ip:10.0.0.9/24"]))
-    with pytest.raises(LocalError, match=r"10\.0\.0\.1 is attached to a container"):
-        asyncio.run(value.expose(["10.0.0.1/24"], masquerade=True))

@@ -1,0 +1,410 @@
+"""Addresses given out, configured, taken back and claimed: real allocators, and a machine that has no interfaces."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Interface, IPv4Network
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from weavepy.errors import LocalError
+from weavepy.events import Answered, Effect, Event, PeerName, Persist
+from weavepy.ipam.channel import AddressChannel
+from weavepy.runtime import addressing as module
+from weavepy.runtime.addressing import Addressing
+from weavepy.runtime.addressplan import plan
+from weavepy.runtime.allocations import Allocations, NotInTimeError
+
+OWN = PeerName(0x020000000001)
+
+
+class Peers:
+    """Nobody else, or peers that never say anything."""
+
+    def __init__(self) -> None:
+        self.present: set[PeerName] = set()
+
+    def reachable(self, peer: PeerName) -> bool:
+        return peer == OWN or peer in self.present
+
+    def others(self) -> int:
+        return len(self.present)
+
+
+class Silence:
+    def broadcast(self, _channel: str, _news: object) -> None:
+        pass
+
+    def unicast(self, _channel: str, _destination: PeerName, _payload: bytes) -> bool:
+        return True
+
+
+class Bench:
+    """One host's addresses. Answers come with the next turn of the loop, or are `held` back as by a slow disk."""
+
+    def __init__(
+        self, range_text: str | None = "10.1.0.0/29", subnet: str | None = None, init: str | None = None
+    ) -> None:
+        self.peers = Peers()
+        self.now = 0.0
+        self.held = False
+        self.kept: dict[str, str | None] = {}
+        self.expected = 0
+        said = plan(range_text, subnet, init)
+        config = said.config(OWN, "one")
+        self.channel = None
+        if config is not None:
+            self.channel = AddressChannel(
+                config,
+                peers=self.peers,
+                expected=lambda: self.expected,
+                gossip=Silence(),  # type: ignore[arg-type]
+                emit=self.emit,
+                entropy=random.Random(1),
+            )
+        self.late: list[Answered] = []
+        self.allocations = Allocations(said, self.channel, self.handle)
+        self.attached: dict[str, list[str]] = {}
+        self.exposed: dict[str, object] = {}
+        self.fail = False
+        self.addressing = Addressing(
+            self.allocations,
+            cast(Any, self),
+            cast(
+                Any,
+                SimpleNamespace(
+                    present=self.exposed, expose=self.expose, hide=self.hide, addresses=self.on_bridge
+                ),
+            ),
+            cast(Any, SimpleNamespace(repeat=lambda _known: None)),
+        )
+
+    def handle(self, event: Event) -> None:
+        assert self.channel is not None
+        self.channel.handle(cast(Any, event), self.now)
+
+    def emit(self, effect: Effect) -> None:
+        match effect:
+            case Persist(key, value):
+                self.kept[key] = value
+            case Answered():
+                self.late.append(effect)
+                if not self.held:
+                    asyncio.get_running_loop().call_soon(self.answer)
+
+    def answer(self) -> None:
+        late, self.late = self.late, []
+        for answer in late:
+            self.allocations.answered(answer)
+
+    # ---- stands for Attachments and Exposures
+
+    async def owner(self, target: str) -> str:
+        return target
+
+    def cidrs(self, owner: str) -> list[str]:
+        return self.attached.get(owner, [])
+
+    def addresses(self) -> list[tuple[bytes, str]]:
+        return [(b"", cidr) for cidrs in self.attached.values() for cidr in cidrs]
+
+    def on_bridge(self) -> list[tuple[bytes, str]]:
+        return [(b"", cidr) for cidr in self.exposed]
+
+    async def attach(self, _target: str, cidrs: Sequence[str], owner: str) -> object:
+        if self.fail:
+            raise LocalError("no such container")
+        have = self.attached.setdefault(owner, [])
+        have += [cidr for cidr in cidrs if cidr not in have]
+        return SimpleNamespace(cidrs=have, interface="ethwe", mac=b"\x02")
+
+    async def detach(self, target: str, cidrs: Sequence[str]) -> list[str]:
+        removed = [cidr for cidr in self.attached.get(target, []) if not cidrs or cidr in cidrs]
+        self.attached[target] = [cidr for cidr in self.attached.get(target, []) if cidr not in removed]
+        return removed
+
+    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> list[str]:
+        if self.fail:
+            raise LocalError("no bridge")
+        self.exposed.update(dict.fromkeys(cidrs, masquerade))
+        return []
+
+    async def hide(self, cidrs: Sequence[str]) -> list[str]:
+        gone = [cidr for cidr in self.exposed if not cidrs or cidr in cidrs]
+        for cidr in gone:
+            del self.exposed[cidr]
+        return gone
+
+
+@pytest.fixture(autouse=True)
+def no_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "overlaps", lambda _interfaces: [])
+
+
+def run(bench: Bench, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def everything() -> None:
+        await scenario()
+        bench.addressing.stop()
+
+    asyncio.run(everything())
+
+
+def held(bench: Bench) -> dict[str, list[str]]:
+    allocations = bench.allocations
+    return {
+        owner: [str(one) for one in allocations.addresses(owner)] for owner in sorted(allocations.owners())
+    }
+
+
+def test_a_container_gets_an_address_keeps_it_and_gives_it_back() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        first = (await bench.addressing.attach("pid:1", []))["given"]
+        assert (await bench.addressing.attach("pid:1", ["net:default"]))["given"] == first
+        second = (await bench.addressing.attach("pid:2", []))["given"]
+        assert first != second
+        assert held(bench) == {"pid:1": first, "pid:2": second}
+        assert await bench.addressing.detach("pid:1", []) == {"target": "pid:1", "removed": first}
+        assert held(bench) == {"pid:2": second}
+
+    run(bench, scenario)
+    assert list(bench.kept.values()).count(None) == 1  # what was freed isn't kept
+
+
+def test_an_address_that_is_there_already_comes_as_it_is() -> None:
+    bench = Bench("10.1.0.0/16", "10.1.1.0/24")
+
+    async def scenario() -> None:
+        first = (await bench.addressing.attach("pid:1", []))["given"]
+        assert (await bench.addressing.attach("pid:1", ["net:10.1.0.0/16"]))["given"] == first
+
+    run(bench, scenario)
+
+
+def test_weave_nets_whole_grammar_in_one_command() -> None:
+    bench = Bench("10.1.0.0/16", "10.1.1.0/24")
+
+    async def scenario() -> None:
+        wanted = ["ip:10.9.0.1/24", "net:10.1.2.0/24", "10.1.3.1/24", "net:default"]
+        given = [IPv4Interface(cidr) for cidr in (await bench.addressing.attach("pid:1", wanted))["given"]]
+        assert [str(given[0]), str(given[2])] == ["10.9.0.1/24", "10.1.3.1/24"]
+        assert given[1].network == IPv4Network("10.1.2.0/24")
+        assert given[3].network == IPv4Network("10.1.1.0/24")
+        removed = (await bench.addressing.detach("pid:1", ["net:10.1.2.0/24", "10.9.0.1/24"]))["removed"]
+        assert sorted(removed) == sorted([str(given[0]), str(given[1])])
+        assert held(bench) == {"pid:1": sorted([str(given[3]), str(given[2])])}
+        assert (await bench.addressing.detach("pid:1", ["net:10.1.9.0/24"]))["removed"] == []
+
+    run(bench, scenario)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("net:10.2.0.0/16", "outside the range .* 10.1.0.0 to 10.1.0.7"),
+        ("net:10.1.0.0/31", "/30 is the smallest"),
+        ("net:nonsense", "is not a subnet; write it like net:10.32.2.0/24"),
+        ("net:10.1.0.1/29", "is not a subnet"),
+        ("10.1.0.1", "no prefix length"),
+    ],
+)
+def test_nonsense_is_refused_and_nothing_is_given(wanted: str, said: str) -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        with pytest.raises(LocalError, match=said):
+            await bench.addressing.attach("pid:1", ["net:default", wanted])
+
+    run(bench, scenario)
+    assert held(bench) == {}
+
+
+def test_where_none_are_given_out_chosen_ones_are_still_attached() -> None:
+    bench = Bench("")
+
+    async def scenario() -> None:
+        with pytest.raises(LocalError, match="aren't given out on this host"):
+            await bench.addressing.attach("pid:1", [])
+        assert (await bench.addressing.attach("pid:1", ["10.1.0.1/24"]))["given"] == ["10.1.0.1/24"]
+        await bench.addressing.expose(["10.1.0.9/24"], masquerade=True)
+        bench.addressing.settle({"pid:1": ["10.1.0.1/24"]})
+        assert (await bench.addressing.detach("pid:1", []))["removed"] == ["10.1.0.1/24"]
+        assert (await bench.addressing.hide([]))["removed"] == ["10.1.0.9/24"]
+        assert await bench.allocations.leave() == 0
+        with pytest.raises(LocalError, match="aren't given out"):
+            bench.allocations.begin_division()
+
+    run(bench, scenario)
+
+
+def test_what_cant_be_attached_is_taken_back_but_not_what_was_there_before() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        first = (await bench.addressing.attach("pid:1", []))["given"]
+        bench.fail = True
+        for target in ("pid:1", "pid:2"):
+            with pytest.raises(LocalError, match="no such container"):
+                await bench.addressing.attach(target, ["net:default", "10.1.0.6/29"])
+        assert held(bench) == {"pid:1": first}
+        with pytest.raises(LocalError, match="no bridge"):
+            await bench.addressing.expose([], masquerade=True)
+        assert held(bench) == {"pid:1": first}
+
+    run(bench, scenario)
+
+
+def test_two_containers_dont_get_one_address() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        await bench.addressing.attach("pid:1", ["10.1.0.3/29"])
+        with pytest.raises(LocalError, match=r"10\.1\.0\.3 can't be had: it belongs to pid:1"):
+            await bench.addressing.attach("pid:2", ["net:default", "10.1.0.3/29"])
+        assert held(bench) == {"pid:1": ["10.1.0.3/29"]}
+
+    run(bench, scenario)
+
+
+def test_exhaustion_says_so() -> None:
+    bench = Bench("10.1.0.0/30")
+
+    async def scenario() -> None:
+        for number in (1, 2):
+            await bench.addressing.attach(f"pid:{number}", [])
+        with pytest.raises(
+            NotInTimeError, match="no address within 0 s: waiting for space: nobody has any left"
+        ):
+            await bench.allocations.allocate("c", IPv4Network("10.1.0.0/30"), 0.0)
+        waiting = asyncio.create_task(bench.allocations.allocate("c", IPv4Network("10.1.0.0/30"), 60.0))
+        await asyncio.sleep(0)
+        await bench.addressing.detach("pid:1", [])
+        bench.now = 100.0
+        assert bench.channel is not None
+        bench.channel.handle_timer(bench.now)
+        assert str((await waiting).network) == "10.1.0.0/30"
+
+    run(bench, scenario)
+
+
+def test_whoever_stops_waiting_leaves_nothing_behind() -> None:
+    bench = Bench("10.1.0.0/16")
+    subnet = IPv4Network("10.1.0.0/16")
+
+    async def scenario() -> None:
+        bench.held = True  # the answer waits for the disk
+        with pytest.raises(NotInTimeError, match="waiting for the disk"):
+            await bench.allocations.allocate("c", subnet, 0.0)
+        assert len(held(bench)) == 1
+        bench.answer()
+        assert held(bench) == {}
+        # Cancelled while it waits for the others: nothing comes any more.
+        assert bench.channel is not None
+        bench.peers.present, bench.expected = {PeerName(7), PeerName(8)}, 2
+        with pytest.raises(NotInTimeError, match="waiting for the first division"):
+            await bench.allocations.allocate("d", subnet, 0.0)
+        assert bench.channel.allocator.waiting == []
+        bench.answer()
+        assert held(bench) == {}
+
+    run(bench, scenario)
+
+
+def test_whoever_stops_waiting_keeps_what_he_had() -> None:
+    bench = Bench("10.1.0.0/16")
+    subnet = IPv4Network("10.1.0.0/16")
+
+    async def scenario() -> None:
+        address = await bench.allocations.allocate("c", subnet, 1.0)
+        bench.held = True
+        with pytest.raises(NotInTimeError):
+            await bench.allocations.allocate("c", subnet, 0.0)
+        bench.answer()
+        assert bench.allocations.addresses("c") == [address]
+
+    run(bench, scenario)
+
+
+def test_the_host_exposes_an_address_of_its_own() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        exposed = (await bench.addressing.expose([], masquerade=True))["exposed"]
+        assert (await bench.addressing.expose([], masquerade=False))["exposed"] == exposed
+        assert held(bench) == {"weave:expose": exposed}
+        with pytest.raises(LocalError, match="is exposed on this host"):
+            await bench.addressing.attach("pid:1", exposed)
+        fixed = (await bench.addressing.expose(["ip:10.1.0.6/29"], masquerade=True))["exposed"]
+        await asyncio.sleep(0)
+        assert held(bench) == {"weave:expose": sorted([*exposed, *fixed])}
+        await bench.addressing.attach("pid:2", ["10.1.0.5/29"])
+        with pytest.raises(LocalError, match="attached to a container"):
+            await bench.addressing.expose(["10.1.0.5/29"], masquerade=True)
+        assert (await bench.addressing.hide(["net:default"]))["removed"] == [*exposed, *fixed]
+        assert held(bench) == {"pid:2": ["10.1.0.5/29"]}
+        assert (await bench.addressing.hide(["net:default"]))["removed"] == []
+
+    run(bench, scenario)
+
+
+def test_a_start_frees_what_was_never_configured_and_claims_what_is_in_use() -> None:
+    bench = Bench("10.1.0.0/28")
+
+    async def scenario() -> None:
+        subnet = IPv4Network("10.1.0.0/28")
+        for owner in ("pid:1", "pid:2", "container", "weave:expose"):
+            await bench.allocations.allocate(owner, subnet, 1.0)
+        (kept,) = bench.allocations.addresses("container")
+        (used,) = bench.allocations.addresses("pid:1")
+        taken = str(held(bench))
+        free, exposed = [f"10.1.0.{n}/28" for n in range(1, 15) if f"10.1.0.{n}/28" not in taken][:2]
+        bench.exposed[exposed] = True
+        bench.addressing.settle({"pid:1": [str(used)], "pid:3": [free]})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert held(bench) == {
+            "container": [str(kept)],  # not ours to judge
+            "pid:1": [str(used)],
+            "pid:3": [free],
+            "weave:expose": [exposed],
+        }
+
+    run(bench, scenario)
+
+
+def test_prime_says_what_is_missing() -> None:
+    bench = Bench(init="consensus=3")
+
+    async def scenario() -> None:
+        async def wait_until(condition: Callable[[], bool], _timeout_s: float) -> bool:
+            return condition()
+
+        with pytest.raises(NotInTimeError, match="after 5 s: waiting for the first division"):
+            await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
+        assert bench.channel is not None
+        bench.channel.allocator._ring = bench.channel.allocator.ring.divide([OWN])
+        await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
+
+    run(bench, scenario)
+
+
+def test_a_lost_hosts_space_is_taken_over_once_it_isnt_heard() -> None:
+    other = PeerName(0x020000000002)
+    bench = Bench(init="seed=02:00:00:00:00:01,02:00:00:00:00:02")
+
+    async def scenario() -> None:
+        bench.peers.present = {other}
+        with pytest.raises(LocalError, match="it is still heard"):
+            await bench.allocations.take_over(other, force=False)
+        with pytest.raises(LocalError, match="this host itself"):
+            await bench.allocations.take_over(OWN, force=True)
+        bench.peers.present = set()
+        assert await bench.allocations.take_over(other, force=False) == 4
+        assert await bench.allocations.take_over(other, force=False) == 0
+        bench.peers.present = {other}
+        assert await bench.allocations.take_over(other, force=True) == 0
+
+    run(bench, scenario)

@@ -1,0 +1,213 @@
+"""Who on this host has which address in the overlay: containers and the host itself, given out or chosen by hand.
+
+Rules of this file. An address is given out before it is configured, and taken back if it can't be; it is free only when
+nobody has it configured any more. Answers are JSON values. The thing people get wrong: an address may be attached that
+the allocator knows nothing of, because it is outside the range, or because none are given out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+from weavepy import limits
+from weavepy.errors import LocalError
+from weavepy.linux.expose import overlaps
+from weavepy.linux.target import is_target
+from weavepy.runtime.allocations import EXPOSE, Allocations, NotInTimeError, Wanted
+from weavepy.runtime.announcements import Announcements
+from weavepy.runtime.attachments import Attachments
+from weavepy.runtime.exposures import Exposures
+
+log = logging.getLogger("weavepy.addressing")
+
+
+class Addressing:
+    """Attaches, detaches, exposes and hides, with addresses of the range where none are named."""
+
+    def __init__(
+        self,
+        allocations: Allocations,
+        attachments: Attachments,
+        exposures: Exposures,
+        announcements: Announcements,
+    ) -> None:
+        self._allocations = allocations
+        self._attachments = attachments
+        self._exposures = exposures
+        self._announcements = announcements
+        self._claims: set[asyncio.Task[None]] = set()
+
+    def configured(self) -> list[tuple[bytes, str]]:
+        """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
+        return [*self._attachments.addresses(), *self._exposures.addresses()]
+
+    # ---- containers
+
+    async def attach(self, target: str, wanted: Sequence[str]) -> dict[str, Any]:
+        """Gives a container what is wanted, by Weave Net's grammar, or nothing."""
+        parsed = self._allocations.parse(wanted)
+        self._refuse(parsed, self._exposures.addresses(), "is exposed on this host")
+        owner = await self._attachments.owner(target)
+        given = await self._allocations.give(owner, parsed, limits.ADDRESS_WAIT_S)
+        try:
+            warnings = await self._warn(given.interfaces)
+            attachment = await self._attachments.attach(target, given.cidrs, owner)
+        except BaseException:
+            self._allocations.take_back(owner, given)
+            raise
+        self._repeat_announcement(given.interfaces)
+        return {
+            "warnings": warnings,
+            "target": target,
+            "given": given.cidrs,
+            "cidrs": list(attachment.cidrs),
+            "interface": attachment.interface,
+            "mac": attachment.mac.hex(":"),
+        }
+
+    async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
+        """Takes what is named, or all it has, from a container."""
+        cidrs: list[str] = []
+        owner = await self._attachments.owner(target)
+        for one in self._allocations.parse(unwanted) if unwanted else ():
+            if isinstance(one, IPv4Network):
+                cidrs += [c for c in self._attachments.cidrs(owner) if _address(c) in one]
+            else:
+                cidrs.append(str(one))
+        if unwanted and not cidrs:
+            return {"target": target, "removed": []}
+        removed = await self._attachments.detach(target, cidrs)
+        self.freed(owner, removed)
+        return {"target": target, "removed": removed}
+
+    def freed(self, owner: str, cidrs: Sequence[str]) -> None:
+        """Frees what an owner has configured nowhere any more."""
+        still = {_address(cidr) for cidr in self._attachments.cidrs(owner)}
+        for address in map(_address, cidrs):
+            if address not in still:
+                self._allocations.free(owner, address)
+
+    # ---- the host itself
+
+    async def expose(self, wanted: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
+        """Gives this host addresses in the overlay; without `masquerade` only what knows a route gets through."""
+        parsed = self._allocations.parse(wanted)
+        self._refuse(parsed, self._attachments.addresses(), "is attached to a container of this host")
+        # Several hosts may expose an address, so one that somebody else owns is no reason to refuse it.
+        fixed = [one for one in parsed if isinstance(one, IPv4Interface)]
+        given = await self._allocations.give(
+            EXPOSE, [one for one in parsed if isinstance(one, IPv4Network)], limits.ADDRESS_WAIT_S
+        )
+        interfaces = [*fixed, *given.interfaces]
+        try:
+            warnings = await self._warn(interfaces)
+            notes = await self._exposures.expose([str(one) for one in interfaces], masquerade=masquerade)
+        except BaseException:
+            self._allocations.take_back(EXPOSE, given)
+            raise
+        for one in fixed:
+            self._claim_later(EXPOSE, one)
+        for text in notes:
+            log.warning("%s", text)
+        self._repeat_announcement(interfaces)
+        return {"exposed": [str(one) for one in interfaces], "warnings": [*warnings, *notes]}
+
+    async def hide(self, unwanted: Sequence[str]) -> dict[str, Any]:
+        """Takes what is named, or all that was exposed, from this host."""
+        cidrs: list[str] = []
+        for one in self._allocations.parse(unwanted) if unwanted else ():
+            if isinstance(one, IPv4Network):
+                cidrs += [cidr for cidr in self._exposures.present if _address(cidr) in one]
+            else:
+                cidrs.append(str(one))
+        if unwanted and not cidrs:
+            return {"removed": []}
+        removed = await self._exposures.hide(cidrs)
+        for cidr in removed:
+            self._allocations.free(EXPOSE, _address(cidr))
+        return {"removed": removed}
+
+    # ---- after a start
+
+    def settle(self, attached: Mapping[str, Sequence[str]]) -> None:
+        """Makes the allocator's books and what is configured agree: `attached` are all owners' addresses.
+
+        An address that was given out for a container that was never configured is free again, and what is in use
+        is claimed, even where its owner can't be reached.
+        """
+        in_use = {**attached, EXPOSE: list(self._exposures.present)}
+        for owner in self._allocations.owners():
+            if owner == EXPOSE or is_target(owner):
+                used = {_address(cidr) for cidr in in_use.get(owner, ())}
+                for interface in self._allocations.addresses(owner):
+                    if interface.ip not in used:
+                        self._allocations.free(owner, interface.ip)
+        for owner, cidrs in in_use.items():
+            held = {interface.ip for interface in self._allocations.addresses(owner)}
+            for cidr in cidrs:
+                if _address(cidr) not in held:
+                    self._claim_later(owner, IPv4Interface(cidr))
+
+    def stop(self) -> None:
+        """Waits for no address any more."""
+        for task in self._claims:
+            task.cancel()
+
+    def _claim_later(self, owner: str, interface: IPv4Interface) -> None:
+        if self._allocations.universe is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._claim(owner, interface))
+        self._claims.add(task)
+        task.add_done_callback(self._claims.discard)
+
+    async def _claim(self, owner: str, interface: IPv4Interface) -> None:
+        try:
+            await self._allocations.claim(owner, interface, None, optimistic=True)
+        except LocalError as error:
+            log.warning("%s is in use here all the same: %s", interface.ip, error)
+
+    # ---- the division among the peers
+
+    async def prime(
+        self,
+        timeout_s: float,
+        wait_until: Callable[[Callable[[], bool], float], Any],
+        now: Callable[[], float],
+    ) -> None:
+        """Waits until this host can give out addresses; NotInTimeError says what is missing."""
+        self._allocations.begin_division()
+        if not await wait_until(lambda: not self._allocations.lacks(now()), timeout_s):
+            raise NotInTimeError(
+                f"no addresses can be given out after {timeout_s:.0f} s: waiting for {self._allocations.lacks(now())}"
+            )
+
+    # ---- what both need
+
+    async def _warn(self, interfaces: Sequence[IPv4Interface]) -> list[str]:
+        """Returns, and logs, what of the host's routes the addresses' subnets get in the way of."""
+        warnings = await asyncio.to_thread(overlaps, interfaces)
+        for text in warnings:
+            log.warning("%s", text)
+        return warnings
+
+    def _refuse(self, wanted: Sequence[Wanted], taken: Sequence[tuple[bytes, str]], why: str) -> None:
+        used = {cidr.partition("/")[0] for _, cidr in taken}
+        for one in wanted:
+            if isinstance(one, IPv4Interface) and str(one.ip) in used:
+                raise LocalError(f"{one.ip} {why}; choose another address")
+
+    def _repeat_announcement(self, interfaces: Sequence[IPv4Interface]) -> None:
+        wanted = {str(interface) for interface in interfaces}
+
+        def still_here() -> list[tuple[bytes, str]]:
+            return [entry for entry in self.configured() if entry[1] in wanted]
+
+        self._announcements.repeat(still_here)
+
+
+def _address(cidr: str) -> IPv4Address:
+    return IPv4Interface(cidr).ip
