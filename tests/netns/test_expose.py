@@ -152,9 +152,8 @@ def test_what_cannot_be_exposed_is_explained_and_changes_nothing(lab: Lab) -> No
     one = lab.add_host()
     (container,) = start(lab, [[]])
     for wanted, said in (
-        (["net:10.32.2.0/24"], "can't be allocated yet"),
-        (["net:default"], "can't be allocated yet"),
-        ([], "none can be allocated yet"),
+        (["net:10.44.0.0/16"], "outside the range"),
+        (["net:10.32.1.9/32"], "/30 is the smallest"),
         (["10.32.1.9"], "no prefix length"),
         (["10.32.1.1/24"], "attached to a container"),
         (["10.32.1.9/24", f"{one.address}/24"], "on eth0 already"),
