@@ -385,7 +385,8 @@ def test_prime_says_what_is_missing() -> None:
         with pytest.raises(NotInTimeError, match="after 5 s: waiting for the first division"):
             await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
         assert bench.channel is not None
-        bench.channel.allocator._ring = bench.channel.allocator.ring.divide([OWN])
+        ledger = bench.channel.allocator._ledger
+        ledger.ring = ledger.ring.divide([OWN])
         await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
 
     run(bench, scenario)

@@ -1,0 +1,168 @@
+"""Who waits for an address, and how he gets it: from our own space at once, else from whoever has some (Weave Net
+2.8.1's rules). Also asks for what was given out before it was ours to give.
+
+Rules of this file. A request is answered once, by `Granted` or `Refused`, or it waits and says for what. A peer is
+asked once until he answers or the next tick. The thing people get wrong: an owner who can't be reached is waited for,
+since he may have given the address out.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from weavepy import limits
+from weavepy.events import Entropy, PeerName
+from weavepy.ipam.actions import AllocatorAction, Granted, Refused, Request, Tell
+from weavepy.ipam.ledger import ANYBODY, Ledger
+from weavepy.wire.ipam import Range, SpaceRequest
+
+SPREAD: Final = 0x9E3779B97F4A7C15  # Knuth's multiplicative hash: 2^64 divided by the golden ratio
+
+
+class Requests:
+    """All that is waited for on one host. `reachable` tells whether a peer can be spoken to."""
+
+    def __init__(self, ledger: Ledger, *, entropy: Entropy, reachable: Callable[[PeerName], bool]) -> None:
+        self._ledger = ledger
+        self._entropy = entropy
+        self._reachable = reachable
+        self._pending: dict[int, Request] = {}
+        self._claimed: set[int] = set()  # those of the unclaimed addresses that are asked for
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._pending.values())
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, request: Request) -> None:
+        """Takes a request; `retry` answers it."""
+        self._pending[request.number] = request
+
+    def remove(self, number: int) -> None:
+        """Forgets a request."""
+        self._pending.pop(number, None)
+
+    def refuse_all(self, reason: str) -> list[AllocatorAction]:
+        """Ends all waiting."""
+        refused: list[AllocatorAction] = [Refused(number, reason) for number in self._pending]
+        self._pending.clear()
+        return refused
+
+    def ask_anew(self) -> None:
+        """Lets everybody be asked again: answers may have been lost."""
+        for request in self:
+            request.asked = None
+        self._claimed.clear()
+
+    def want_ring(self) -> bool:
+        """Whether anybody waits for what only a division of the universe can give."""
+        return any(self._needs_ring(request) for request in self)
+
+    def retry(self, undivided: str) -> list[AllocatorAction]:
+        """Tries everything again. `undivided`: why nothing that needs a division can be had, if that is so."""
+        actions: list[AllocatorAction] = []
+        for request in list(self):
+            if undivided and self._needs_ring(request):
+                request.waits_for = undivided
+            else:
+                actions += self._claim(request) if request.claim else self._lowest(request)
+        return [*actions, *self._claim_all()]
+
+    def denied(self, source: PeerName, wanted: Range) -> list[AllocatorAction]:
+        """Takes the answer of a peer that he has nothing to give."""
+        ledger, address = self._ledger, wanted.start
+        if wanted.end == address + 1 and address in ledger.held and ledger.ring.owner(address) == source:
+            ledger.clashes[address] = source
+        actions: list[AllocatorAction] = []
+        for request in list(self):
+            if request.claim and request.wanted == wanted and request.asked == source:
+                actions.append(self._refuse(request, "another peer owns the address and has given it out"))
+        return actions
+
+    def _lowest(self, request: Request) -> list[AllocatorAction]:
+        ledger = self._ledger
+        held = ledger.held.of(request.owner)
+        known = next((a for a in held if request.wanted.start <= a < request.wanted.end), None)
+        if known is not None:
+            return [self._grant(request, known)]
+        # The first and the last address of a subnet have meanings of their own.
+        usable = Range(request.wanted.start + 1, request.wanted.end - 1)
+        near = self._alone_from(usable) if ledger.ring.empty else usable.start
+        address = ledger.space.take_near(usable, near)
+        if address is not None:
+            return [self._grant(request, address)]
+        if ledger.ring.empty:
+            request.waits_for = "space: nobody has any left"
+            return []
+        if request.asked is not None and self._reachable(request.asked):
+            return []
+        donors = ledger.ring.donors(request.wanted)
+        order = sorted(donors, key=lambda peer: donors[peer] * self._entropy.random(), reverse=True)
+        asked = next((peer for peer in order if self._reachable(peer)), None)
+        request.asked = asked
+        if asked is None:
+            there = ", ".join(ledger.called(peer) for peer in order)
+            request.waits_for = (
+                f"space that only peers have who can't be reached: {there}"
+                if order
+                else "space: nobody has any left"
+            )
+            return []
+        request.waits_for = f"space from {ledger.called(asked)}"
+        return [Tell(asked, SpaceRequest(request.wanted))]
+
+    def _alone_from(self, usable: Range) -> int:
+        """Where a host begins that nobody has given a part: two that meet later have seldom given out the same."""
+        return usable.start + self._ledger.own * SPREAD % 2**64 % max(1, usable.end - usable.start)
+
+    def _claim(self, request: Request) -> list[AllocatorAction]:
+        ledger, address = self._ledger, request.wanted.start
+        owner = ledger.held.owner(address)
+        if owner is not None:
+            if owner in (request.owner, ANYBODY) or request.owner == ANYBODY:
+                return [self._grant(request, address)]
+            return [self._refuse(request, f"it belongs to {owner} on this host")]
+        if not ledger.is_inside(address) or ledger.space.take(address):
+            return [self._grant(request, address)]
+        peer = ledger.ring.owner(address)
+        assert peer is not None
+        if not self._reachable(peer):
+            request.tries += 1
+            request.waits_for = f"{ledger.called(peer)}, who owns it and can't be reached"
+            if request.optimistic:
+                return [self._grant(request, address)]
+            if request.tries > limits.CLAIM_TRIES_MAX:
+                return [self._refuse(request, f"{ledger.called(peer)} owns the address and can't be reached")]
+            return []
+        if request.asked == peer:
+            return []
+        request.asked = peer
+        request.waits_for = f"{ledger.called(peer)}, who owns it"
+        return [Tell(peer, SpaceRequest(request.wanted))]
+
+    def _claim_all(self) -> list[AllocatorAction]:
+        """Asks for what was given out before it was ours to give."""
+        actions: list[AllocatorAction] = []
+        for address in sorted(self._ledger.unclaimed):
+            peer = self._ledger.ring.owner(address)
+            if peer is not None and address not in self._claimed and self._reachable(peer):
+                self._claimed.add(address)
+                actions.append(Tell(peer, SpaceRequest(Range(address, address + 1))))
+        return actions
+
+    def _needs_ring(self, request: Request) -> bool:
+        """Whether somebody may own what it is about: what is outside the universe is nobody's."""
+        held = self._ledger.held
+        if not request.claim:
+            wanted = request.wanted
+            return not any(wanted.start <= address < wanted.end for address in held.of(request.owner))
+        address = request.wanted.start
+        return self._ledger.is_inside(address) and held.owner(address) is None
+
+    def _grant(self, request: Request, address: int) -> Granted:
+        self.remove(request.number)
+        return self._ledger.grant(request, address)
+
+    def _refuse(self, request: Request, reason: str) -> Refused:
+        self.remove(request.number)
+        return Refused(request.number, reason)
