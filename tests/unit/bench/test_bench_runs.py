@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import micro, scale
+from bench import addresses, micro, scale
 from bench.__main__ import main
 from bench.figures import Figures, machine, timed
 from bench.mesh import Mesh
@@ -26,6 +26,12 @@ def results(module: ModuleType, tmp_path: Path, *arguments: str) -> dict[str, di
         assert row.keys() == {"median", "samples", "unit"}
         assert min(row["samples"]) <= row["median"] <= max(row["samples"])
     return rows
+
+
+def test_addresses(tmp_path: Path) -> None:
+    rows = results(addresses, tmp_path, "--samples", "2", "--batch", "5", "--containers", "0")
+    assert list(rows) == ["allocate from own space, of 5"]
+    assert rows["allocate from own space, of 5"]["median"] > 0
 
 
 def test_micro(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
