@@ -50,7 +50,11 @@ CLAIM_TRIES_MAX: Final = 5  # of an address whose owner can't be reached (Weave 
 ADDRESS_WAIT_S: Final = 30.0  # that a command waits for an address before it says what it waits for
 ADDRESS_HOLD_S: Final = 30.0  # that a container's addresses stay its own after its end (Weave Net 2.8.1)
 CONTAINERS_PERIOD_S: Final = 5.0  # between looks for containers that have ended
-CONFLICTS_MAX: Final = 64  # with others' rings that are kept to be shown
+CONFLICTS_MAX: Final = 8  # with others' rings that are kept to be shown, up to 10 MB each
+CONFLICT_KEPT_S: Final = 180.0  # after it was last heard: six rounds of gossip
+FORMER_RINGS_MAX: Final = 4  # that a host gave up and would know again
+RING_VERSIONS_RESERVED: Final = 16  # of an entry that is ours, used before the ring is saved again
+STATES_KNOWN_MAX: Final = 1024  # of others that brought nothing new, known again by their hash
 
 # gob.
 GOB_DEPTH_MAX: Final = 16

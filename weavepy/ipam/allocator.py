@@ -7,10 +7,12 @@ out; what somebody else has given out too is a clash: it is listed, and both go 
 Rules of this file. Every call returns what is to be done, in order, and `Save` comes before whatever tells of a
 change: an address that was given out, or space that was given away, must not be forgotten by a restart. What can't be
 had yet is tried again on all news and every few seconds, and `waiting` says for what. A ring that contradicts ours is
-noted in `conflicts` and changes nothing. The thing people get wrong: what others say is merged before anything that
-waits is tried again, or it would be asked for from who has given it away.
+noted in `conflicts` and changes nothing, until one of the two gives way by itself or by `repair`. The thing people
+get wrong: what others say is merged before anything that waits is tried again, or it would be asked for from who has
+given it away.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,14 +20,15 @@ from weavepy import limits
 from weavepy.events import Entropy, PeerName
 from weavepy.ipam.actions import AllocatorAction, Announce, Request, Tell
 from weavepy.ipam.config import AllocatorConfig
-from weavepy.ipam.election import Election
+from weavepy.ipam.conflicts import Conflict, Conflicts, RepairError, gives_way
 from weavepy.ipam.ledger import Ledger
 from weavepy.ipam.requests import Requests
-from weavepy.ipam.ring import Ring, RingConflictError
+from weavepy.ipam.ring import MalformedRingError, Ring, RingConflictError
+from weavepy.ipam.seeding import Seeding
+from weavepy.ipam.space import Ranges, range_text
 from weavepy.wire.ipam import (
     CHANNEL,
     AddressState,
-    NodeId,
     Range,
     RingState,
     RingUpdate,
@@ -35,6 +38,15 @@ from weavepy.wire.ipam import (
     decode_address_unicast_untrusted,
     encode_address_state,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """An address that `owner` has here and that `peer` has given out, too."""
+
+    address: int
+    owner: str
+    peer: PeerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,7 @@ class AddressNews:
 
     def encode(self) -> Iterator[bytes]:
         """Writes the state of this moment."""
-        yield encode_address_state(self._allocator.state())
+        yield self._allocator.payload()
 
 
 class Allocator:
@@ -74,16 +86,14 @@ class Allocator:
         self._config = config
         self._reachable = reachable
         self._company = company
-        self._expected = expected
         self._ledger = Ledger(config, stored or {})
         self._requests = Requests(self._ledger, entropy=entropy, reachable=reachable)
-        self._election: Election | None = None
-        if not config.observer:
-            self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
-        self._electing = False
+        self._seeding = Seeding(config, self._ledger, company=company, expected=expected)
+        self._conflicts = Conflicts(self._ledger.called)
+        self._troubles: dict[str, str] = {}  # why nothing new may be given out, by kind
+        self._known: dict[bytes, None] = {}  # hashes of states that are merged into ours
+        self._encoded: tuple[Ring, dict[PeerName, str], bytes] | None = None
         self._tick_at: float | None = None
-        self._alone_since: float | None = None  # as far as it matters to somebody who waits
-        self.conflicts: dict[str, Range | None] = {}  # what others say of the ring that we can't agree to
 
     # ---- reading
 
@@ -107,6 +117,48 @@ class Allocator:
         """Addresses that were given out here and, as he says, by their owner, too."""
         return self._ledger.clashes
 
+    @property
+    def conflicts(self) -> list[Conflict]:
+        """Rings of others that can't be merged with ours."""
+        return list(self._conflicts)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Everything that is known, to be reported; to be read only."""
+        return self._ledger
+
+    @property
+    def seeding(self) -> Seeding:
+        """The election of the first owners, to be reported."""
+        return self._seeding
+
+    @property
+    def held_back(self) -> str:
+        """Why nothing new is given out; empty if nothing is in the way."""
+        return "; ".join(self._troubles.values())
+
+    @property
+    def universe(self) -> Range:
+        """The range that is divided: the operator's, or the cluster's."""
+        return self._ledger.universe
+
+    def clashing(self) -> list[Clash]:
+        """Returns the addresses in use here that their owner has given out, too: each should be freed and replaced."""
+        held = self._ledger.held
+        return [Clash(a, held.owner(a) or "", peer) for a, peer in sorted(self.clashes.items())]
+
+    def reachable(self, peer: PeerName) -> bool:
+        """Whether a peer can be asked; this host can."""
+        return peer == self._config.own or self._reachable(peer)
+
+    def called(self, peer: PeerName) -> str:
+        """Returns a peer's name for people."""
+        return self._ledger.called(peer)
+
+    def described(self, conflict: Conflict) -> str:
+        """Returns whose ring a conflict is with, in a line."""
+        return self._conflicts.described(conflict)
+
     def addresses(self, owner: str) -> dict[int, int]:
         """Returns the addresses of an owner, with the prefix lengths of their subnets."""
         return self._ledger.held.of(owner)
@@ -120,12 +172,22 @@ class Allocator:
         ledger = self._ledger
         if not ledger.ring.empty:
             return AddressState(0, dict(ledger.nicknames), None, ledger.ring.state())
-        election = None if self._election is None else self._election.claims()
-        return AddressState(0, dict(ledger.nicknames), election, None)
+        return AddressState(0, dict(ledger.nicknames), self._seeding.claims(), None)
+
+    def payload(self) -> bytes:
+        """Returns what we gossip, encoded; once for each change."""
+        ledger = self._ledger
+        if ledger.ring.empty:
+            return encode_address_state(self.state())
+        last = self._encoded
+        if last is None or last[0] is not ledger.ring or last[1] != ledger.nicknames:
+            last = ledger.ring, dict(ledger.nicknames), encode_address_state(self.state())
+            self._encoded = last
+        return last[2]
 
     def lacks(self, now: float) -> str:
         """Says what this host needs before it can give out anything at all; nothing if it can."""
-        return "" if not self.ring.empty or self._alone(now) else self._division()
+        return self.held_back or self._seeding.lacking(now)
 
     def complete(self) -> AddressNews:
         """Returns everything we know, to be gossiped."""
@@ -133,33 +195,63 @@ class Allocator:
 
     def next_timer(self) -> float | None:
         """Returns when `handle_timer` is due."""
-        return self._tick_at
+        due = (self._tick_at, self._conflicts.next_timer())
+        return min((at for at in due if at is not None), default=None)
 
     # ---- what is asked here
 
     def allocate(self, request: Request, now: float) -> list[AllocatorAction]:
         """Takes a request; its answer, or none yet, is in what is returned."""
         self._requests.add(request)
-        return self._ledger.changed(self._retry(now))
+        return self._ledger.changed(self._retry(now, request))
 
     def cancel(self, number: int) -> list[AllocatorAction]:
         """Forgets a request that nobody waits for any more."""
         self._requests.remove(number)
         return []
 
-    def free(self, owner: str, address: int | None = None) -> list[AllocatorAction]:
-        """Takes back an owner's address, or all of them; what he doesn't have is nothing."""
+    def free(self, owner: str, address: int | None = None, now: float | None = None) -> list[AllocatorAction]:
+        """Takes back an owner's address, or all of them; what he doesn't have is nothing. With `now`, who waits for
+        one gets it at once.
+        """
         ledger = self._ledger
         held = ledger.held.of(owner)
         for freed in [address] if address is not None else list(held):
             if freed in held:
                 ledger.forget(freed)
                 ledger.space.give_back(freed)
-        return ledger.changed([])
+        waits = now is not None and held and len(self._requests)
+        return ledger.changed(self._retry(now) if now is not None and waits else [])
 
     def prime(self, now: float) -> list[AllocatorAction]:
         """Sees to it that there is a ring, if there is anybody to share with, though nobody needs an address yet."""
-        return self._ledger.changed([] if self._alone(now) else self._establish(now))
+        return self._ledger.changed([] if self._seeding.alone(now) else self._establish(now))
+
+    def set_disk_trouble(self, reason: str | None, now: float) -> list[AllocatorAction]:
+        """Gives out nothing and gives nothing away until the disk works again, which None says."""
+        return self._hold_back("disk", reason, now)
+
+    def set_fence(self, reason: str | None, now: float) -> list[AllocatorAction]:
+        """Gives out nothing and gives nothing away while others may take this host for lost; None ends it."""
+        return self._hold_back("fence", reason, now)
+
+    def repair(self, now: float, *, peer: PeerName | None = None) -> list[AllocatorAction]:
+        """Gives way to the ring that contradicts ours, or of several to the one in which `peer` owns something, and
+        claims there what is in use here. To be done on all hosts of one side. Raises RepairError.
+        """
+        found = self._conflicts.choose(peer)
+        if self.held_back:
+            raise RepairError(f"nothing can be changed now: {self.held_back}")
+        theirs = Range(found[0].ring.start, found[0].ring.end)
+        if self._config.chosen and theirs != self.universe:
+            raise RepairError(
+                f"that ring divides {range_text(theirs)}, and this host was started for {range_text(self.universe)}: "
+                f"start it again with --ipalloc-range {range_text(theirs)}"
+            )
+        for conflict in found:
+            self._ledger.adopt(conflict.ring)
+        self._replaced()
+        return self._ledger.changed([Announce(), *self._retry(now)])
 
     def take_over(self, gone: PeerName, now: float) -> tuple[int, list[AllocatorAction]]:
         """Makes all that `gone` owned ours: it must not come back. Returns how many addresses that is."""
@@ -188,13 +280,13 @@ class Allocator:
 
     def handle_gossip_untrusted(self, payload: bytes, now: float) -> list[AllocatorAction]:
         """Takes a neighbour's state. Nothing of it is passed on: everybody gossips his own."""
-        return self._receive(decode_address_state_untrusted(payload), None, now)
+        return self._receive_untrusted(payload, None, now)
 
     def handle_broadcast_untrusted(
         self, source: PeerName, payload: bytes, now: float
     ) -> list[AllocatorAction]:
         """Takes the state that `source` broadcast; our own goes on along its tree."""
-        return self._receive(decode_address_state_untrusted(payload), source, now)
+        return self._receive_untrusted(payload, source, now)
 
     def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> list[AllocatorAction]:
         """Takes what a peer sent to us alone."""
@@ -202,19 +294,22 @@ class Allocator:
             case SpaceRequest(wanted):
                 return self._donate(source, wanted)
             case RingUpdate(state):
-                return self._receive(state, source, now)
+                actions, _ = self._receive(state, source, now)
+                return self._ledger.changed([*actions, *self._retry(now)])
             case SpaceDenied(wanted):
                 denied = self._requests.denied(source, wanted)
                 return self._ledger.changed([*denied, *self._retry(now)])
 
     def handle_timer(self, now: float) -> list[AllocatorAction]:
-        """Tries again what waits."""
+        """Tries again what waits, and forgets what nobody says any more."""
+        self._conflicts.expire(now)
+        self._contest()
         if self._tick_at is None or now < self._tick_at:
             return []
         self._tick_at = None
         actions: list[AllocatorAction] = []
-        if self.ring.empty and self._electing:
-            actions += self._propose()
+        if self.ring.empty and self._seeding.electing and not self._troubles:
+            actions += self._seeding.propose()
         self._requests.ask_anew()
         return self._ledger.changed([*actions, *self._retry(now)])
 
@@ -224,87 +319,94 @@ class Allocator:
         waits = len(self._requests) or ledger.unclaimed or (ledger.held and self.ring.empty)
         return ledger.changed(self._retry(now)) if waits else []
 
-    # ---- alone, and the election
-
-    def _alone(self, now: float) -> bool:
-        """Whether there is nobody to agree with, and for long enough if there should be somebody."""
-        config = self._config
-        if not self.ring.empty or config.quorum is not None or config.observer or self._company():
-            self._alone_since = None
-            return False
-        if not self._expected():
-            return True
-        if self._alone_since is None:
-            self._alone_since = now
-        return now >= self._alone_since + limits.IPAM_ALONE_S
-
-    def _establish(self, now: float) -> list[AllocatorAction]:
-        if not self.ring.empty or self._electing:
-            return []
-        self._electing = True
-        self._tick(now)
-        return self._propose()
-
-    def _propose(self) -> list[AllocatorAction]:
-        election = self._election
-        if election is None:
-            return [Announce()]  # whoever votes begins, or tells us of a ring
-        election.quorum = self._config.quorum or (self._expected() + 1) // 2 + 1
-        election.propose()
-        return self._conclude() or [Announce()]
-
-    def _conclude(self) -> list[AllocatorAction]:
-        value = None if self._election is None else self._election.consensus()
-        if value is None:
-            return []
-        self._ledger.divide(self.ring.divide(value.peers))
-        self._electing = False
-        return [Announce()]
-
-    # ---- states of others
-
-    def _receive(self, state: AddressState, source: PeerName | None, now: float) -> list[AllocatorAction]:
+    def _receive_untrusted(
+        self, payload: bytes, source: PeerName | None, now: float
+    ) -> list[AllocatorAction]:
+        digest = hashlib.blake2b(payload, digest_size=16).digest()
         actions: list[AllocatorAction] = []
-        self._ledger.learn_nicknames(state.nicknames)
-        if state.ring is not None:
-            self._merge(state.ring)
-        elif not self.ring.empty:
-            if source is not None:
-                actions.append(Tell(source, RingUpdate(self.state())))
-        elif state.election is not None:
-            if self._election is not None and self._election.update(state.election):
-                changed = self._election.think()
-                concluded = self._conclude()
-                actions += concluded or ([Announce()] if changed else [])
-        elif source is not None and self._election is not None:
-            actions += self._establish(now)
+        # Merging again what has been merged brings nothing, whatever has come since: versions only grow.
+        if digest not in self._known:
+            actions, known = self._receive(decode_address_state_untrusted(payload), source, now)
+            if known:
+                if len(self._known) >= limits.STATES_KNOWN_MAX:
+                    del self._known[next(iter(self._known))]
+                self._known[digest] = None
         return self._ledger.changed([*actions, *self._retry(now)])
 
-    def _merge(self, theirs: RingState) -> None:
-        ledger = self._ledger
+    def _receive(
+        self, state: AddressState, source: PeerName | None, now: float
+    ) -> tuple[list[AllocatorAction], bool]:
+        """Returns also whether it was a ring that ours now has all of."""
+        self._ledger.learn_nicknames(state.nicknames)
+        if state.ring is not None:
+            return self._merge(state, state.ring, now)
+        if not self.ring.empty:
+            return ([] if source is None else [Tell(source, RingUpdate(self.state()))]), False
+        if self._troubles:
+            return [], False
+        if state.election is not None:
+            return self._seeding.take(state.election), False
+        wanted = source is not None and self._seeding.votes
+        return (self._establish(now) if wanted else []), False
+
+    def _merge(
+        self, state: AddressState, theirs: RingState, now: float
+    ) -> tuple[list[AllocatorAction], bool]:
+        ledger, before = self._ledger, self.ring
         try:
-            merged = ledger.ring.merge(theirs, ledger.is_used)
+            if ledger.merge(theirs):
+                self._seeding.electing = self._seeding.electing and self.ring.empty
+                self._prune_nicknames()
+            self._conflicts.agrees(theirs.peer)
+            self._contest()
+            if before.empty and not self.ring.empty:
+                self._known.clear()
+            return [], not self.ring.empty
         except RingConflictError as error:
-            if len(self.conflicts) < limits.CONFLICTS_MAX:
-                self.conflicts[str(error)] = error.about
-            return
-        if merged != ledger.ring:
-            self._electing = self._electing and merged.empty
-            ledger.divide(merged)
-            keep = merged.peers() | {self._config.own}
-            ledger.nicknames = {
-                peer: nickname
-                for peer, nickname in ledger.nicknames.items()
-                if peer in keep or self._reachable(peer)
-            }
+            if not isinstance(error, MalformedRingError) and self._gives_way(theirs):
+                ledger.adopt(theirs)
+                self._replaced()
+                return [] if before.empty else [Announce()], False
+            self._conflicts.note(error, theirs, state.nicknames, now)
+            self._contest()
+            return [], False
+
+    def _gives_way(self, theirs: RingState) -> bool:
+        chosen, default = self._config.chosen, self.universe == self._config.universe
+        return not self._troubles and gives_way(self.ring, theirs, chosen=chosen, is_default=default)
+
+    def _replaced(self) -> None:
+        """Begins anew with another ring."""
+        self._conflicts.clear()
+        self._contest()
+        self._known.clear()
+        self._seeding.electing = False
+        self._requests.ask_anew()
+        self._prune_nicknames()
+
+    def _contest(self) -> None:
+        """Gives out nothing of what another host may be giving out."""
+        self._ledger.space.contested = Ranges(self._conflicts.contested(self.ring))
+
+    def _prune_nicknames(self) -> None:
+        keep = self.ring.peers() | {self._config.own}
+        ledger = self._ledger
+        ledger.nicknames = {
+            p: name for p, name in ledger.nicknames.items() if p in keep or self._reachable(p)
+        }
 
     def _donate(self, to: PeerName, wanted: Range) -> list[AllocatorAction]:
         ledger = self._ledger
         if ledger.ring.empty:
             return []
+        state = Tell(to, RingUpdate(self.state()))
+        if self._troubles or self._conflicts.divides_otherwise(to, ledger.ring):
+            # Denied would mean of a single address that it has been given out.
+            single = wanted.end == wanted.start + 1
+            return [state] if single else [Tell(to, SpaceDenied(wanted)), state]
         given = ledger.space.donate(wanted)
         if given is None:
-            return [Tell(to, SpaceDenied(wanted)), Tell(to, RingUpdate(self.state()))]
+            return [Tell(to, SpaceDenied(wanted)), state]
         ledger.ring = ledger.ring.grant(given, to)
         # Without Save first, a crash now would leave the space with both.
         actions = ledger.changed([Announce()])
@@ -312,22 +414,34 @@ class Allocator:
 
     # ---- what waits
 
-    def _retry(self, now: float) -> list[AllocatorAction]:
-        actions: list[AllocatorAction] = []
-        held = self._ledger.held
-        alone = self._alone(now)
-        if self.ring.empty and not alone and (self._requests.want_ring() or (held and self._company())):
-            actions += self._establish(now)
-        undivided = self._division() if self.ring.empty and not alone else ""
-        actions += self._requests.retry(undivided)
-        waits = held and (self.ring.empty or self._ledger.unclaimed)
-        if len(self._requests) or self._electing or waits:
+    def _hold_back(self, trouble: str, reason: str | None, now: float) -> list[AllocatorAction]:
+        if reason is None:
+            self._troubles.pop(trouble, None)
+        else:
+            self._troubles[trouble] = reason
+        return self._ledger.changed(self._retry(now))
+
+    def _establish(self, now: float) -> list[AllocatorAction]:
+        if self._troubles:
+            return []
+        actions = self._seeding.establish()
+        if actions:
             self._tick(now)
         return actions
 
-    def _division(self) -> str:
-        others = "" if self._company() else ": none of the peers that were named is there yet"
-        return f"the first division of the addresses among the peers{others}"
+    def _retry(self, now: float, only: Request | None = None) -> list[AllocatorAction]:
+        """Tries what waits, or of it what has just come."""
+        actions: list[AllocatorAction] = []
+        held, before = self._ledger.held, self.ring
+        lacking = self._seeding.lacking(now)
+        if lacking and (self._requests.want_ring() or (held and self._company())):
+            actions += self._establish(now)
+            lacking = self._seeding.lacking(now)
+        actions += self._requests.retry(lacking, self.held_back, only if self.ring is before else None)
+        waits = held and (self.ring.empty or self._ledger.unclaimed)
+        if len(self._requests) or self._seeding.electing or waits:
+            self._tick(now)
+        return actions
 
     def _tick(self, now: float) -> None:
         if self._tick_at is None:

@@ -9,7 +9,8 @@ from weavepy.wire.ipam import Range
 @dataclass(frozen=True, slots=True)
 class AllocatorConfig:
     """`quorum` voters must agree on the first owners; None: a majority of `expected`, and until there is anybody else,
-    nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes.
+    nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes. `chosen`: the operator
+    wants this universe; else that of a cluster which is there already is taken.
     """
 
     own: PeerName
@@ -19,3 +20,4 @@ class AllocatorConfig:
     quorum: int | None = None
     seeds: tuple[PeerName, ...] = ()
     observer: bool = False
+    chosen: bool = True

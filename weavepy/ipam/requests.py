@@ -13,9 +13,11 @@ from weavepy import limits
 from weavepy.events import Entropy, PeerName
 from weavepy.ipam.actions import AllocatorAction, Granted, Refused, Request, Tell
 from weavepy.ipam.ledger import ANYBODY, Ledger
+from weavepy.ipam.space import range_text
 from weavepy.wire.ipam import Range, SpaceRequest
 
 SPREAD: Final = 0x9E3779B97F4A7C15  # Knuth's multiplicative hash: 2^64 divided by the golden ratio
+CONTESTED: Final = "the end of a conflict about who owns {}: `weavepy ipam repair`"
 
 
 class Requests:
@@ -26,6 +28,7 @@ class Requests:
         self._entropy = entropy
         self._reachable = reachable
         self._pending: dict[int, Request] = {}
+        self._donors: dict[Range, dict[PeerName, int]] = {}  # while all is tried again: many want the same
         self._claimed: set[int] = set()  # those of the unclaimed addresses that are asked for
 
     def __iter__(self) -> Iterator[Request]:
@@ -58,15 +61,18 @@ class Requests:
         """Whether anybody waits for what only a division of the universe can give."""
         return any(self._needs_ring(request) for request in self)
 
-    def retry(self, undivided: str) -> list[AllocatorAction]:
-        """Tries everything again. `undivided`: why nothing that needs a division can be had, if that is so."""
+    def retry(self, undivided: str, held_back: str, only: Request | None = None) -> list[AllocatorAction]:
+        """Tries everything again, or what has just come. `undivided`: why nothing that needs a division can be had,
+        if that is so; `held_back`: why nothing new may be given out at all.
+        """
         actions: list[AllocatorAction] = []
-        for request in list(self):
+        self._donors.clear()
+        for request in list(self) if only is None else [only]:
             if undivided and self._needs_ring(request):
-                request.waits_for = undivided
+                request.waits_for = held_back or undivided
             else:
-                actions += self._claim(request) if request.claim else self._lowest(request)
-        return [*actions, *self._claim_all()]
+                actions += (self._claim if request.claim else self._lowest)(request, held_back)
+        return actions if held_back or only is not None else [*actions, *self._claim_all()]
 
     def denied(self, source: PeerName, wanted: Range) -> list[AllocatorAction]:
         """Takes the answer of a peer that he has nothing to give."""
@@ -79,12 +85,18 @@ class Requests:
                 actions.append(self._refuse(request, "another peer owns the address and has given it out"))
         return actions
 
-    def _lowest(self, request: Request) -> list[AllocatorAction]:
-        ledger = self._ledger
+    def _lowest(self, request: Request, held_back: str) -> list[AllocatorAction]:
+        ledger, universe = self._ledger, self._ledger.universe
         held = ledger.held.of(request.owner)
         known = next((a for a in held if request.wanted.start <= a < request.wanted.end), None)
         if known is not None:
             return [self._grant(request, known)]
+        if request.wanted.start >= universe.end or request.wanted.end <= universe.start:
+            wanted, whole = range_text(request.wanted), range_text(universe)
+            return [self._refuse(request, f"{wanted} is outside {whole}, which addresses are given out from")]
+        if held_back:
+            request.waits_for = held_back
+            return []
         # The first and the last address of a subnet have meanings of their own.
         usable = Range(request.wanted.start + 1, request.wanted.end - 1)
         near = self._alone_from(usable) if ledger.ring.empty else usable.start
@@ -94,9 +106,12 @@ class Requests:
         if ledger.ring.empty:
             request.waits_for = "space: nobody has any left"
             return []
+        contested = next(ledger.space.contested.within(usable), None)
         if request.asked is not None and self._reachable(request.asked):
             return []
-        donors = ledger.ring.donors(request.wanted)
+        donors = self._donors.get(request.wanted)
+        if donors is None:
+            donors = self._donors[request.wanted] = ledger.ring.donors(request.wanted)
         order = sorted(donors, key=lambda peer: donors[peer] * self._entropy.random(), reverse=True)
         asked = next((peer for peer in order if self._reachable(peer)), None)
         request.asked = asked
@@ -105,6 +120,8 @@ class Requests:
             request.waits_for = (
                 f"space that only peers have who can't be reached: {there}"
                 if order
+                else CONTESTED.format(range_text(contested))
+                if contested is not None
                 else "space: nobody has any left"
             )
             return []
@@ -115,17 +132,23 @@ class Requests:
         """Where a host begins that nobody has given a part: two that meet later have seldom given out the same."""
         return usable.start + self._ledger.own * SPREAD % 2**64 % max(1, usable.end - usable.start)
 
-    def _claim(self, request: Request) -> list[AllocatorAction]:
+    def _claim(self, request: Request, held_back: str) -> list[AllocatorAction]:
         ledger, address = self._ledger, request.wanted.start
         owner = ledger.held.owner(address)
         if owner is not None:
             if owner in (request.owner, ANYBODY) or request.owner == ANYBODY:
                 return [self._grant(request, address)]
             return [self._refuse(request, f"it belongs to {owner} on this host")]
+        if held_back:
+            request.waits_for = held_back
+            return []
         if not ledger.is_inside(address) or ledger.space.take(address):
             return [self._grant(request, address)]
         peer = ledger.ring.owner(address)
         assert peer is not None
+        if peer == ledger.own:
+            request.waits_for = CONTESTED.format(range_text(request.wanted))
+            return []
         if not self._reachable(peer):
             request.tries += 1
             request.waits_for = f"{ledger.called(peer)}, who owns it and can't be reached"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weavepy.events import PeerName
+from weavepy.ipam.space import range_text
 from weavepy.wire.ipam import Range, RingEntry, RingState
 
 TAKEN_OVER: int = (
@@ -21,11 +22,18 @@ Used = Callable[[Range], bool]
 
 
 class RingConflictError(Exception):
-    """A ring that can't be merged with ours. `range` is what it is about, if it is about a part."""
+    """A ring that can't be merged with ours. `about` is the part it is about, if it is about one, and `owner` who has
+    it by that ring.
+    """
 
-    def __init__(self, text: str, about: Range | None = None) -> None:
+    def __init__(self, text: str, about: Range | None = None, owner: PeerName | None = None) -> None:
         super().__init__(text)
         self.about = about
+        self.owner = owner
+
+
+class MalformedRingError(RingConflictError):
+    """What no ring looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +149,65 @@ class Ring:
     def report_free(self, free_within: Callable[[Range], int]) -> "Ring":
         """Returns the ring that says how much of ours is free, as `free_within` counts it."""
         entries = list(self.entries)
-        for at, entry in enumerate(entries):
+        changed = False
+        for at, entry in enumerate(self.entries):
             if entry.peer == self.peer:
                 free = sum(free_within(one) for one in self.ranges(at))
                 if free != entry.free:
                     entries[at] = entry._replace(free=free, version=entry.version + 1)
+                    changed = True
+        return replace(self, entries=tuple(entries)) if changed else self
+
+    def reserve(self, versions: int) -> "Ring":
+        """Returns the ring with our entries `versions` newer: as many as we may have spoken of and forgotten."""
+        entries = [
+            e._replace(version=e.version + versions) if e.peer == self.peer else e for e in self.entries
+        ]
         return replace(self, entries=tuple(entries))
 
-    def merge(self, theirs: RingState, used: Used) -> "Ring":
-        """Returns what both know. Raises RingConflictError, and then nothing has changed."""
-        _check(theirs)
+    def merge(self, theirs: RingState, used: Used, *, giving_way: bool = False) -> "Ring":
+        """Returns what both know. Raises RingConflictError, and then nothing has changed. `giving_way`: where the two
+        contradict each other, theirs counts.
+        """
+        if (theirs.entries, theirs.seeds, theirs.start, theirs.end) == (
+            self.entries,
+            self.seeds,
+            self.start,
+            self.end,
+        ):
+            return self
+        check(theirs)
         if (theirs.start, theirs.end) != (self.start, self.end):
-            raise RingConflictError("it divides another range than ours")
+            theirs_text, ours = (range_text(Range(ring.start, ring.end)) for ring in (theirs, self))
+            raise RingConflictError(f"it divides {theirs_text}, and ours divides {ours}")
         if self.seeds and theirs.seeds and self.seeds != theirs.seeds:
             raise RingConflictError("it was divided among other peers than ours in the beginning")
-        entries = self._clipped(self._merged(theirs, used))
-        merged = replace(self, entries=tuple(entries), seeds=self.seeds or theirs.seeds)
-        _check(merged.state())
+        entries = tuple(self._clipped(self._merged(theirs, used, giving_way)))
+        seeds = self.seeds or theirs.seeds
+        if (entries, seeds) == (self.entries, self.seeds):
+            return self
+        merged = replace(self, entries=entries, seeds=seeds)
+        check(merged.state())
         return merged
 
-    def _merged(self, theirs: RingState, used: Used) -> list[RingEntry]:
+    def concede(self, theirs: RingState, used: Used) -> "Ring":
+        """Returns the ring without what we own by the same version as somebody else who may have given out some of it,
+        while we have not; if neither has, the lower name keeps it. Weave Net has both go on. (Two peers that took the
+        same lost one's space over, apart from each other, are such.)
+        """
+        claims = {entry.token: entry for entry in theirs.entries if entry.peer != self.peer}
+        entries = list(self.entries)
+        for at, mine in enumerate(entries):
+            other = claims.get(mine.token)
+            if other is None or mine.peer != self.peer or mine.version != other.version:
+                continue
+            if any(used(one) for one in self.ranges(at)):
+                continue
+            if other.free < mine.free or other.peer < self.peer:
+                entries[at] = other._replace(version=mine.version + 1, free=min(mine.free, other.free))
+        return self if tuple(entries) == self.entries else replace(self, entries=tuple(entries))
+
+    def _merged(self, theirs: RingState, used: Used, giving_way: bool) -> list[RingEntry]:
         result: list[RingEntry] = []
         mine, other = list(self.entries), list(theirs.entries)
         owner: PeerName | None = None  # of the last entry, if it was of our ring
@@ -176,35 +223,41 @@ class Ring:
                 if owner == self.peer != entry.peer:
                     about = Range(entry.token, mine[at].token if at < len(mine) else self.end)
                     # Behind our last entry Weave Net doesn't look at what is used.
-                    if at == len(mine) or used(about):
-                        raise RingConflictError("it says that others own what we think is ours", about)
+                    if not giving_way and (at == len(mine) or used(about)):
+                        text = "it says that others own what we think is ours"
+                        raise RingConflictError(text, about, entry.peer)
                 result.append(entry)
                 owner = None
             else:
-                taken, is_ours = self._newer(at, entry, used)
+                taken, is_ours = self._newer(at, entry, used, giving_way)
                 result.append(taken)
                 owner = taken.peer if is_ours else None
                 at += 1
             to += 1
         return result
 
-    def _newer(self, at: int, theirs: RingEntry, used: Used) -> tuple[RingEntry, bool]:
+    def _newer(self, at: int, theirs: RingEntry, used: Used, giving_way: bool) -> tuple[RingEntry, bool]:
         """Returns which of two entries for one token counts, and whether it is our ring's."""
         mine = self.entries[at]
         if mine.version > theirs.version or (mine.version, mine.peer) == (theirs.version, theirs.peer):
             return mine, True
         ours_is_used = mine.peer == self.peer and any(used(one) for one in self.ranges(at))
         about = self.ranges(at)[-1]
+        if giving_way and mine.peer == self.peer != theirs.peer:
+            newer = theirs.version + (mine.version == theirs.version)  # so that all others see it, too
+            return theirs._replace(version=newer), False
         if mine.version == theirs.version:
             if ours_is_used:
-                raise RingConflictError("it says of the same version that another peer owns it", about)
+                text = "it says of the same version that another peer owns it"
+                raise RingConflictError(text, about, theirs.peer)
             return (theirs, False) if theirs.free > mine.free else (mine, True)
         if mine.peer != self.peer:
             return theirs, False
         if theirs.peer == self.peer:  # of an earlier life of ours; what we know is newer
             return mine._replace(version=theirs.version + 1), True
         if ours_is_used:
-            raise RingConflictError("it says that another peer owns what is ours and in use", about)
+            text = "it says that another peer owns what is ours and in use"
+            raise RingConflictError(text, about, theirs.peer)
         return theirs, False
 
     def _clipped(self, entries: list[RingEntry]) -> Iterable[RingEntry]:
@@ -216,17 +269,17 @@ class Ring:
                 yield entry
 
 
-def _check(ring: RingState) -> None:
-    """Raises RingConflictError for what no ring looks like."""
+def check(ring: RingState) -> None:
+    """Raises MalformedRingError for what no ring looks like."""
     entries = ring.entries
     for at, entry in enumerate(entries):
         if not ring.start <= entry.token < ring.end:
-            raise RingConflictError("a token of it is out of its range")
+            raise MalformedRingError("a token of it is out of its range")
         if at and entry.token <= entries[at - 1].token:
-            raise RingConflictError("its tokens aren't in order")
+            raise MalformedRingError("its tokens aren't in order")
     for at, entry in enumerate(entries):
         if entry.free > _distance(ring, entry.token, entries[(at + 1) % len(entries)].token):
-            raise RingConflictError("it says that more is free than there is")
+            raise MalformedRingError("it says that more is free than there is")
 
 
 def _distance(ring: Ring | RingState, first: int, second: int) -> int:

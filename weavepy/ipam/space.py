@@ -5,6 +5,7 @@ is asked for by its number either happens or changes nothing. The thing people g
 pieces that touch, and must become one again, or blocks to give away get smaller for ever.
 """
 
+import ipaddress
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
@@ -85,11 +86,12 @@ class Ranges:
 
 
 class Space:
-    """What this host owns, and what of it is free."""
+    """What this host owns, what of it is free, and what of that isn't given out because it is contested."""
 
     def __init__(self) -> None:
         self.owned = Ranges()
         self.free = Ranges()
+        self.contested = Ranges()
 
     def own(self, ranges: Iterable[Range], used: Iterable[int] = ()) -> None:
         """Owns exactly `ranges` from now on. `used`: addresses that are given out; those among them that aren't owned
@@ -102,7 +104,7 @@ class Space:
 
     def take_lowest(self, wanted: Range) -> int | None:
         """Gives out the lowest free address in `wanted`; None if there is none."""
-        piece = next(self.free.within(wanted), None)
+        piece = next(self._usable(wanted), None)
         if piece is None:
             return None
         self.free.remove(Range(piece.start, piece.start + 1))
@@ -118,7 +120,7 @@ class Space:
 
     def take(self, address: int) -> bool:
         """Gives out one address; False if it isn't free here."""
-        if address not in self.free:
+        if address not in self.free or address in self.contested:
             return False
         self.free.remove(Range(address, address + 1))
         return True
@@ -134,7 +136,7 @@ class Space:
         """
         largest: Range | None = None
         total = 0
-        for piece in self.free.within(wanted):
+        for piece in self._usable(wanted):
             total += piece.end - piece.start
             block = largest_block(piece)
             if largest is None or block.end - block.start >= largest.end - largest.start:
@@ -148,6 +150,16 @@ class Space:
         self.free.remove(largest)
         return largest
 
+    def _usable(self, wanted: Range) -> Iterator[Range]:
+        for piece in self.free.within(wanted):
+            start = piece.start
+            for barred in list(self.contested.within(piece)):
+                if start < barred.start:
+                    yield Range(start, barred.start)
+                start = barred.end
+            if start < piece.end:
+                yield Range(start, piece.end)
+
 
 def largest_block(piece: Range) -> Range:
     """Returns the largest CIDR block in a range, the last one of that size that comes first in its alignment."""
@@ -157,3 +169,17 @@ def largest_block(piece: Range) -> Range:
         if start + size <= piece.end:
             return Range(start, start + size)
         size //= 2
+
+
+def cidrs(one: Range) -> list[str]:
+    """Writes a range as CIDR blocks, as few as possible."""
+    first, last = (ipaddress.IPv4Address(address) for address in (one.start, one.end - 1))
+    return [str(block) for block in ipaddress.summarize_address_range(first, last)]
+
+
+def range_text(one: Range) -> str:
+    """Writes a range as a CIDR block, or from its first to its last address if it is none (Weave Net 2.8.1)."""
+    blocks = cidrs(one)
+    if len(blocks) == 1:
+        return blocks[0]
+    return f"{ipaddress.IPv4Address(one.start)}-{ipaddress.IPv4Address(one.end - 1)}"

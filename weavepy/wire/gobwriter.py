@@ -54,6 +54,11 @@ class Pointer:
 
 Schema: TypeAlias = Basic | Struct | Slice | Map | Pointer
 
+
+class Encoded(bytes):
+    """A value that is encoded already; it stands for itself wherever its schema is a slice."""
+
+
 _FIRST_ID: Final = 65  # Go's own first number
 _END: Final = b"\0"
 _SMALL: Final = [bytes([n]) for n in range(128)]
@@ -148,6 +153,8 @@ def encode_value(schema: Schema, value: Any) -> bytes:
         case Pointer():
             return encode_value(schema.target, value)
         case Slice():
+            if isinstance(value, Encoded):
+                return value
             return encode_uint(len(value)) + b"".join(
                 encode_value(schema.element, member) for member in value
             )

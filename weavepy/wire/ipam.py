@@ -7,7 +7,7 @@ crashes on an empty unicast and hangs on one of another kind than these three, a
 empty for something else than none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -15,7 +15,18 @@ from weavepy import limits
 from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.gob import GobReader
-from weavepy.wire.gobwriter import Basic, GobWriter, Map, Pointer, Schema, Slice, Struct
+from weavepy.wire.gobwriter import (
+    Basic,
+    Encoded,
+    GobWriter,
+    Map,
+    Pointer,
+    Schema,
+    Slice,
+    Struct,
+    encode_uint,
+    encode_value,
+)
 from weavepy.wire.messages import ADDRESS_CHANNEL
 
 CHANNEL: Final = ADDRESS_CHANNEL
@@ -252,12 +263,27 @@ def _ring_fields(ring: RingState) -> dict[str, Any]:
         "Start": ring.start,
         "End": ring.end,
         "Peer": ring.peer,
-        "Entries": [
-            {"Token": entry.token, "Peer": entry.peer, "Version": entry.version, "Free": entry.free}
-            for entry in ring.entries
-        ],
+        "Entries": _entries(ring.entries),
         "Seeds": ring.seeds,
     }
+
+
+def _entries(entries: Sequence[RingEntry]) -> Encoded | None:
+    """Encodes what a large ring has thousands of, several times as fast as by the schema."""
+    if not entries:
+        return None
+    known: dict[int, bytes] = {}  # few peers and small numbers, again and again
+    out = [encode_uint(len(entries))]
+    for token, peer, version, free in entries:
+        if not (token and peer and version and free):  # what is zero is left out
+            fields = {"Token": token, "Peer": peer, "Version": version, "Free": free}
+            out.append(encode_value(_ENTRY, fields))
+            continue
+        for number in (peer, version, free):
+            if number not in known:
+                known[number] = b"\1" + encode_uint(number)
+        out.append(b"\1%b%b%b%b\0" % (encode_uint(token), known[peer], known[version], known[free]))
+    return Encoded(b"".join(out))
 
 
 def _encode_range(wanted: Range) -> bytes:

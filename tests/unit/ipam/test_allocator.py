@@ -351,8 +351,9 @@ def test_two_networks_that_were_divided_apart_go_on_apart() -> None:
     island.pass_time(60.0)
     for host, number in numbers.items():
         assert number in island[host].granted
-        (text,) = island[host].allocator.conflicts
-        assert text == "it was divided among other peers than ours in the beginning"
+        (conflict,) = island[host].allocator.conflicts
+        assert conflict.text == "it was divided among other peers than ours in the beginning"
+        assert conflict.peers == ([3, 4] if host < 3 else [1, 2])
     assert island[1].allocator.ring.entries != island[3].allocator.ring.entries
 
 

@@ -8,6 +8,7 @@ import pytest
 from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.wire.gob import GobReader
+from weavepy.wire.gobwriter import Basic, Slice, Struct, encode_value
 from weavepy.wire.ipam import (
     AddressState,
     Range,
@@ -101,3 +102,24 @@ def test_rings_of_numbers_that_do_not_fit(ring: RingState) -> None:
 def test_nicknames_of_any_length_are_not_taken() -> None:
     with pytest.raises(WireError, match="nickname"):
         decode_address_state_untrusted(encode_address_state(AddressState(0, {PeerName(1): "x" * 256})))
+
+
+def test_a_large_ring_is_written_as_the_schema_says() -> None:
+    """Entries have an encoder of their own, for speed."""
+    numbers = (0, 1, 127, 128, 255, 256, 65535, 1 << 24, (1 << 32) - 1)
+    entries = tuple(
+        RingEntry(token, PeerName(peer), version, free)
+        for token in numbers
+        for peer in (1, 200, (1 << 48) - 1)
+        for version in numbers
+        for free in numbers[:5]
+    )
+    schema = Struct("", tuple((name, Basic.UINT) for name in ("Token", "Peer", "Version", "Free")))
+    by_schema = encode_value(
+        Slice(schema),
+        [{"Token": e.token, "Peer": e.peer, "Version": e.version, "Free": e.free} for e in entries],
+    )
+    payload = encode_address_state(
+        AddressState(0, {}, None, RingState(0, (1 << 32) - 1, PeerName(1), entries, ()))
+    )
+    assert by_schema in payload

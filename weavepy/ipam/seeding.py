@@ -1,0 +1,104 @@
+"""How a universe gets its first owners: by the operator's word, by an election, or later, while nobody is there.
+
+Rules of this file. There is a division at most once: as soon as the ledger has a ring, nothing here changes it. The
+thing people get wrong: a host alone divides nothing. It gives out addresses and waits for others with whom it can
+agree, or there would be two divisions when they meet.
+"""
+
+from collections.abc import Callable, Mapping
+
+from weavepy import limits
+from weavepy.ipam.actions import AllocatorAction, Announce
+from weavepy.ipam.config import AllocatorConfig
+from weavepy.ipam.election import Election
+from weavepy.ipam.ledger import Ledger
+from weavepy.wire.ipam import Claims, NodeId
+
+
+class Seeding:
+    """One host's part in the first division. `company` tells whether any peer can be spoken to, `expected` how many
+    others there should be.
+    """
+
+    def __init__(
+        self,
+        config: AllocatorConfig,
+        ledger: Ledger,
+        *,
+        company: Callable[[], bool],
+        expected: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._company = company
+        self._expected = expected
+        self._election: Election | None = None
+        if not config.observer:
+            self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
+        self._alone_since: float | None = None  # as far as it matters to somebody who waits
+        self.electing = False
+
+    @property
+    def votes(self) -> bool:
+        """Whether this host takes part."""
+        return self._election is not None
+
+    @property
+    def quorum(self) -> int:
+        """How many voters must agree, this host counted."""
+        return self._config.quorum or (self._expected() + 1) // 2 + 1
+
+    def claims(self) -> Mapping[NodeId, Claims] | None:
+        """Returns what is known of the voters; None if this host doesn't vote."""
+        return None if self._election is None else self._election.claims()
+
+    def alone(self, now: float) -> bool:
+        """Whether there is nobody to agree with, and for long enough if there should be somebody."""
+        config = self._config
+        undivided = self._ledger.ring.empty and config.quorum is None and not config.observer
+        if not undivided or self._company():
+            self._alone_since = None
+            return False
+        if not self._expected():
+            return True
+        if self._alone_since is None:
+            self._alone_since = now
+        return now >= self._alone_since + limits.IPAM_ALONE_S
+
+    def lacking(self, now: float) -> str:
+        """Says what is waited for by all who need a division; nothing if there is one, or none is needed yet."""
+        if not self._ledger.ring.empty or self.alone(now):
+            return ""
+        others = "" if self._company() else ": none of the peers that were named is there yet"
+        return f"the first division of the addresses among the peers{others}"
+
+    def establish(self) -> list[AllocatorAction]:
+        """Begins the election, if that is needed and hasn't been done."""
+        if not self._ledger.ring.empty or self.electing:
+            return []
+        self.electing = True
+        return self.propose()
+
+    def propose(self) -> list[AllocatorAction]:
+        """Tries for another round of the election."""
+        election = self._election
+        if election is None:
+            return [Announce()]  # whoever votes begins, or tells us of a ring
+        election.quorum = self.quorum
+        election.propose()
+        return self._conclude() or [Announce()]
+
+    def take(self, claims: Mapping[NodeId, Claims]) -> list[AllocatorAction]:
+        """Takes what another voter knows."""
+        if self._election is None or not self._election.update(claims):
+            return []
+        changed = self._election.think()
+        return self._conclude() or ([Announce()] if changed else [])
+
+    def _conclude(self) -> list[AllocatorAction]:
+        value = None if self._election is None else self._election.consensus()
+        if value is None:
+            return []
+        self._ledger.divide(self._ledger.ring.divide(value.peers))
+        self.electing = False
+        return [Announce()]
