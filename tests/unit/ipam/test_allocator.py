@@ -420,3 +420,34 @@ def test_no_history_gives_an_address_twice(steps: list[tuple[str, int, int]], di
         tuple(one.allocator.ring.owner(a) for a in range(START, END)) for one in island.members.values()
     }
     assert len(owners) == 1, (rings, conflicts)
+
+
+def test_what_was_said_before_a_crash_doesnt_undo_what_is_granted_after_it() -> None:
+    """How much is free isn't saved each time, but each time is a version that somebody may have heard."""
+    island = Island(1, 2, 3, seeds=(PeerName(1), PeerName(2), PeerName(3)))
+    island.groups = [{1, 3}, {2}]
+    for n in range(10):
+        island[1].allocate(f"a{n}")
+        island[1].do(island[1].allocator.free(f"a{n}"))
+    island.pass_time(35.0)
+    island[1].start()
+    island.groups = [{1, 2}, {3}]
+    number = island[2].claim("b", START)
+    island.deliver()
+    assert number in island[2].granted
+    island.groups = None
+    island.pass_time(60.0)
+    assert not any(member.allocator.conflicts for member in island.members.values())
+    assert {member.allocator.ring.owner(START) for member in island.members.values()} == {2}
+    island.check(settled=True)
+
+
+def test_a_ring_is_saved_before_its_versions_get_as_new_as_a_restart_makes_them() -> None:
+    island = Island(1, 2, seeds=(PeerName(1), PeerName(2)))
+    for n in range(40):
+        island[1].allocate(f"a{n}")
+        said = island[1].allocator.ring.entries[0].version
+        saved = dict(island[1].saved)
+        island[1].start()
+        assert island[1].allocator.ring.entries[0].version >= said
+        island[1].saved = saved
