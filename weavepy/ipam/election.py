@@ -77,10 +77,14 @@ class Election:
         )
 
     def consensus(self) -> AcceptedValue | None:
-        """Returns what enough nodes have accepted; None as long as they haven't."""
-        accepted = [claims.value for claims in self._knows.values() if claims.accepted != NO_PROPOSAL]
-        counts = Counter(value.origin for value in accepted)
-        return next((value for value in accepted if counts[value.origin] >= self.quorum), None)
+        """Returns what enough nodes have accepted of one proposal; None as long as they haven't.
+
+        Weave Net counts all who have accepted the value, from whatever proposal. That may find a majority where a
+        later proposal can still get another value through, and then two rings are made.
+        """
+        accepted = [claims for claims in self._knows.values() if claims.accepted != NO_PROPOSAL]
+        counts = Counter(claims.accepted for claims in accepted)
+        return next((claims.value for claims in accepted if counts[claims.accepted] >= self.quorum), None)
 
     def _mine(self) -> Claims:
         return self._knows.get(self._own, NO_CLAIMS)

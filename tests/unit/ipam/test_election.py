@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from weavepy.events import PeerName
@@ -69,6 +69,7 @@ def test_the_original_packages_runs(run: dict[str, Any]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**32))
+@example(3, 6731)  # two majorities, if all who have accepted a value are counted together
 def test_whatever_the_order_of_messages_all_agree(voters: int, seed: int) -> None:
     """Messages are lost, repeated and late, proposers get in each other's way; a majority decides."""
     entropy = random.Random(seed)
@@ -99,6 +100,20 @@ def test_whatever_the_order_of_messages_all_agree(voters: int, seed: int) -> Non
     assert len(finally_decided) == 1
     assert decided <= finally_decided
     assert set(next(iter(finally_decided))) <= {PeerName(n + 1) for n in range(voters)}
+
+
+def test_one_value_of_two_proposals_is_no_majority_yet() -> None:
+    """Weave Net takes it for one, but the third node's value may get through still: with the first one's help."""
+    one, two, three = (NodeId(PeerName(n), n) for n in (1, 2, 3))
+    first, second, third = ProposalId(1, one), ProposalId(2, three), ProposalId(3, two)
+    value = AcceptedValue((PeerName(1), PeerName(2)), first)
+    other = AcceptedValue((PeerName(2), PeerName(3)), second)
+    election = Election(one, 2)
+    election.update({one: Claims(first, first, value), two: Claims(third, third, value)})
+    election.update({three: Claims(second, second, other)})
+    assert election.consensus() is None
+    assert election.think()  # it promises the third proposal, and accepts it
+    assert election.consensus() == value
 
 
 def test_one_alone_decides_at_once() -> None:
