@@ -216,6 +216,23 @@ class SpaceLeft:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class DivisionYielded:
+    """This host gives way to another division of the addresses, which contradicts its own: the only one, or the one in
+    which `peer` owns something. Answered with how many addresses that are in use here are somebody else's by it.
+    """
+
+    number: int
+    peer: PeerName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTrouble:
+    """Something that was to be durable isn't, and why; None: all of it is by now."""
+
+    reason: str | None
+
+
 Event: TypeAlias = (
     Accepted
     | Connected
@@ -240,6 +257,8 @@ Event: TypeAlias = (
     | DivisionWanted
     | SpaceTaken
     | SpaceLeft
+    | DivisionYielded
+    | DiskTrouble
 )
 
 

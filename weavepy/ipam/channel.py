@@ -13,7 +13,9 @@ from weavepy.events import (
     AddressFreed,
     AddressWanted,
     Answered,
+    DiskTrouble,
     DivisionWanted,
+    DivisionYielded,
     Effect,
     Entropy,
     PeerName,
@@ -24,9 +26,19 @@ from weavepy.events import (
 from weavepy.ipam.actions import AllocatorAction, Announce, Granted, Refused, Request, Save, Tell
 from weavepy.ipam.allocator import AddressNews, Allocator
 from weavepy.ipam.config import AllocatorConfig
+from weavepy.ipam.conflicts import RepairError
 from weavepy.wire.ipam import CHANNEL, Range, encode_address_unicast
 
-AddressEvent = AddressWanted | AddressCancelled | AddressFreed | DivisionWanted | SpaceTaken | SpaceLeft
+AddressEvent = (
+    AddressWanted
+    | AddressCancelled
+    | AddressFreed
+    | DivisionWanted
+    | SpaceTaken
+    | SpaceLeft
+    | DivisionYielded
+    | DiskTrouble
+)
 
 
 class Peers(Protocol):
@@ -84,17 +96,30 @@ class AddressChannel:
             case AddressCancelled(number):
                 self._perform(allocator.cancel(number))
             case AddressFreed(owner, address):
-                self._perform(allocator.free(owner, address))
+                self._perform(allocator.free(owner, address, now))
             case DivisionWanted():
                 self._perform(allocator.prime(now))
             case SpaceTaken(number, peer, force):
                 self._take_over(number, peer, now, force=force)
             case SpaceLeft(number):
-                owned = sum(one.end - one.start for one in allocator.ring.owned_by(allocator.ring.peer))
+                owned = self._owned()
                 heirs = [peer for peer in allocator.ring.peers() if self._peers.reachable(peer)]
                 self._perform(allocator.leave(heirs))
-                left = sum(one.end - one.start for one in allocator.ring.owned_by(allocator.ring.peer))
-                self._emit(Answered(number, owned - left))
+                self._emit(Answered(number, owned - self._owned()))
+            case DivisionYielded(number, peer):
+                try:
+                    actions = allocator.repair(now, peer=peer)
+                except RepairError as error:
+                    self._emit(Answered(number, reason=str(error)))
+                else:
+                    self._perform(actions)
+                    self._emit(Answered(number, len(allocator.unclaimed)))
+            case DiskTrouble(reason):
+                self._perform(allocator.set_disk_trouble(reason, now))
+
+    def _owned(self) -> int:
+        ring = self.allocator.ring
+        return sum(one.end - one.start for one in ring.owned_by(ring.peer))
 
     def _take_over(self, number: int, peer: PeerName, now: float, *, force: bool) -> None:
         if peer == self.allocator.ring.peer:

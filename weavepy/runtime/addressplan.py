@@ -52,6 +52,7 @@ class AddressPlan:
             quorum=self.peers // 2 + 1 if self.peers else None,
             seeds=self.seeds,
             observer=self.observer,
+            chosen=self.chosen,
         )
 
 

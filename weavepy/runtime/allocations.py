@@ -22,6 +22,7 @@ from weavepy.events import (
     AddressWanted,
     Answered,
     DivisionWanted,
+    DivisionYielded,
     Event,
     PeerName,
     SpaceLeft,
@@ -225,6 +226,14 @@ class Allocations:
         if self._channel is None:
             raise LocalError(OFF)
         return await self._ask(lambda number: SpaceTaken(number, peer, force), None)
+
+    async def give_way(self, peer: PeerName | None) -> int:
+        """Gives up this host's division for one that contradicts it, that of `peer` or the only one. Returns how many
+        addresses that are in use here are somebody else's by it, who is asked for them now.
+        """
+        if self._channel is None:
+            raise LocalError(OFF)
+        return await self._ask(lambda number: DivisionYielded(number, peer), None)
 
     async def leave(self) -> int:
         """Leaves all that this host owns to others, and returns how many addresses that is."""

@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Protocol
 
 from weavepy import limits
@@ -30,6 +31,7 @@ from weavepy.events import (
     ConnId,
     Dial,
     DialFailed,
+    DiskTrouble,
     Effect,
     Event,
     Log,
@@ -46,6 +48,7 @@ router_log = logging.getLogger("weavepy.router")
 
 TIMER_MIN_S = 0.001  # the loop's clock counts milliseconds; less would spin until the router's time has come
 TIMER_AFTER_ERROR_S = 1.0  # a router whose timer raises is asked again, but not in a tight loop
+SAVE_AGAIN_S = 2.0  # after the disk has refused something
 SPARE_SOCKETS = (
     2 * limits.HALF_OPEN_MAX
 )  # above the connection limit: handshakes, and connections about to end
@@ -58,6 +61,13 @@ class RouterLike(Protocol):
     def handle(self, event: Event, now: float) -> list[Effect]: ...
     def handle_timer(self, now: float) -> list[Effect]: ...
     def next_timer(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Something to be saved that the disk has refused before."""
+
+    persist: Persist
 
 
 class Shell:
@@ -96,8 +106,10 @@ class Shell:
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float | None = None
-        self._waiting: deque[Effect] = deque()
+        self._waiting: deque[Effect | _Again] = deque()
         self._barrier: asyncio.Task[None] | None = None
+        self._unsaved: dict[str, Persist] = {}  # what the disk has refused, by key
+        self._saving_again: asyncio.TimerHandle | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._stopping = False
 
@@ -117,6 +129,8 @@ class Shell:
             self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
+        if self._saving_again is not None:
+            self._saving_again.cancel()
         if self._barrier is not None:
             await self._barrier  # which may still begin to dial
         under_way = [*self._dials.values(), *self._adopting]
@@ -229,7 +243,12 @@ class Shell:
         try:
             while self._waiting:
                 effect = self._waiting.popleft()
-                if isinstance(effect, Persist):
+                if isinstance(effect, _Again):
+                    if (
+                        self._unsaved.get(effect.persist.key) is effect.persist
+                    ):  # nothing newer was saved meanwhile
+                        await self._make_durable(effect.persist)
+                elif isinstance(effect, Persist):
                     await self._make_durable(effect)
                 else:
                     self._perform_one(effect)
@@ -241,10 +260,25 @@ class Shell:
             value = None if effect.value is None else json.loads(effect.value)
             await self._loop.run_in_executor(self._executor, self._persist, effect.key, value)
         except Exception as error:
-            # What is persisted today is the list of targets. Losing the network because the disk is full
-            # would be worse than losing a target at the next start.
+            # Losing the network because the disk is full would be worse than losing a target at the next start.
+            # The router is told, so that it promises nothing that it might forget.
             self.counters["persist_errors"] += 1
             log.error("cannot keep %r for the next start: %s", effect.key, error)
+            self._unsaved[effect.key] = effect
+            self._loop.call_soon(self.handle, DiskTrouble(str(error)))
+            if self._saving_again is None:
+                self._saving_again = self._loop.call_later(SAVE_AGAIN_S, self._save_again)
+        else:
+            if self._unsaved.pop(effect.key, None) is not None and not self._unsaved:
+                log.info("everything is on the disk again")
+                self._loop.call_soon(self.handle, DiskTrouble(None))
+
+    def _save_again(self) -> None:
+        self._saving_again = None
+        if not self._stopping:
+            self._waiting.extend(_Again(effect) for effect in self._unsaved.values())
+            if self._barrier is None:
+                self._barrier = self._loop.create_task(self._drain())
 
     def _perform_one(self, effect: Effect) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from weavepy.errors import LocalError
-from weavepy.events import Answered, Effect, Event, PeerName, Persist
+from weavepy.events import Answered, DiskTrouble, Effect, Event, PeerName, Persist
 from weavepy.ipam.channel import AddressChannel
 from weavepy.runtime import addressing as module
 from weavepy.runtime.addressing import Addressing
@@ -407,5 +407,33 @@ def test_a_lost_hosts_space_is_taken_over_once_it_isnt_heard() -> None:
         assert await bench.allocations.take_over(other, force=False) == 0
         bench.peers.present = {other}
         assert await bench.allocations.take_over(other, force=True) == 0
+
+    run(bench, scenario)
+
+
+def test_nothing_new_is_promised_while_the_disk_fails() -> None:
+    bench = Bench("10.1.0.0/16")
+    subnet = IPv4Network("10.1.0.0/16")
+
+    async def scenario() -> None:
+        first = await bench.allocations.allocate("c", subnet, 1.0)
+        bench.handle(DiskTrouble("no space left on device"))
+        assert await bench.allocations.allocate("c", subnet, 1.0) == first
+        with pytest.raises(NotInTimeError, match="no space left on device"):
+            await bench.allocations.allocate("d", subnet, 0.0)
+        waiting = asyncio.create_task(bench.allocations.allocate("d", subnet, 60.0))
+        await asyncio.sleep(0)
+        bench.handle(DiskTrouble(None))
+        assert (await waiting).ip != first.ip
+
+    run(bench, scenario)
+
+
+def test_without_another_division_there_is_nothing_to_give_way_to() -> None:
+    bench = Bench(init="seed=02:00:00:00:00:01")
+
+    async def scenario() -> None:
+        with pytest.raises(LocalError, match="nothing to give way to"):
+            await bench.allocations.give_way(None)
 
     run(bench, scenario)

@@ -26,6 +26,7 @@ from weavepy.events import (
     DatagramTooBig,
     Dial,
     DialFailed,
+    DiskTrouble,
     Effect,
     EpochUsed,
     Event,
@@ -136,6 +137,7 @@ class Bench:
         self.writers: list[asyncio.StreamWriter] = []
         self.disk = threading.Event()
         self.disk.set()
+        self.full = False
         self.listening = open_listener("", 0)
         self.port: int = self.listening.getsockname()[1]
         self.shell = Shell(
@@ -148,8 +150,8 @@ class Bench:
 
     def _persist(self, key: str, value: object) -> None:
         assert self.disk.wait(WAIT_S)
-        if value == "fail":
-            raise OSError("disk full")
+        if value == "fail" or self.full:
+            raise OSError("no space left on device")
         self.persisted.append((key, value))
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -288,6 +290,44 @@ def test_a_full_disk_is_counted_and_the_network_lives() -> None:
             b.shell._perform([Persist("k", '"fail"'), Send(conn, b"on")])
             assert await reader.readexactly(2) == b"on"
             assert b.shell.counters["persist_errors"] == 1
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_what_the_disk_refused_is_saved_later_and_the_router_knows() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.full = True
+            b.shell._perform([Persist("a", "1"), Persist("b", "1")])
+            await b.until(lambda: len(b.router.of(DiskTrouble)) == 2)
+            assert b.router.of(DiskTrouble) == [DiskTrouble("no space left on device")] * 2
+            b.full = False
+            b.shell._perform([Persist("a", "2")])  # newer than what is to be saved again
+            barrier = b.shell._barrier
+            assert barrier is not None
+            await barrier
+            assert b.persisted == [("a", 2)]
+            assert len(b.router.of(DiskTrouble)) == 2  # of b there is nothing yet
+            b.shell._save_again()
+            await b.until(lambda: b.router.of(DiskTrouble)[-1] == DiskTrouble(None))
+            assert b.persisted == [("a", 2), ("b", 1)]
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_what_was_saved_meanwhile_is_not_overwritten_by_what_the_disk_refused() -> None:
+    async def scenario() -> None:
+        async with bench() as b:
+            b.full = True
+            b.shell._perform([Persist("a", "1")])
+            await b.until(lambda: bool(b.router.of(DiskTrouble)))
+            b.full = False
+            b.disk.clear()
+            b.shell._perform([Persist("a", "2")])
+            b.shell._save_again()
+            b.disk.set()
+            await b.until(lambda: b.router.of(DiskTrouble)[-1] == DiskTrouble(None))
+        assert b.persisted == [("a", 2)]
 
     run(scenario(), asyncio.new_event_loop)
 
