@@ -7,6 +7,7 @@ change, and that is a new version of our entries, which others learn with the ne
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from weavepy import limits
@@ -31,6 +32,14 @@ from weavepy.wire.peername import format_peer_name
 ANYBODY: Final = "_"  # an owner that has no name but its address
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one peer owns, and how much of that he last said is free."""
+
+    owned: int
+    free: int
+
+
 class Ledger:
     """One host's books. `stored`: what the last run had saved."""
 
@@ -46,6 +55,7 @@ class Ledger:
         self._former = restore_former(stored)
         self._saved_former = list(self._former)
         self._saved_ring: Ring | None = None
+        self._shares: tuple[Ring | None, dict[PeerName, Share]] = (None, {})
         self._restore(config, restore_ring(stored))
         if self.ring.empty and config.seeds:
             self.ring = self.ring.divide(config.seeds)
@@ -77,7 +87,7 @@ class Ledger:
         if outside and self.notes:
             where = range_text(self.universe)
             self.notes.append(
-                f"{outside} addresses that are in use here are outside {where}: nobody else knows of them"
+                f"in use here, but outside {where}, so that nobody else knows of them: {outside}"
             )
 
     # ---- reading
@@ -90,6 +100,17 @@ class Ledger:
     def is_division(self, theirs: RingState) -> bool:
         """Whether a ring is of the same division as ours."""
         return kind(theirs) == kind(self.ring)
+
+    def shares(self) -> dict[PeerName, Share]:
+        """Returns what each owner has; counted once for each change, since the metrics ask again and again."""
+        ring = self.ring
+        if self._shares[0] is not ring:
+            found: dict[PeerName, Share] = {}
+            for at, entry in enumerate(ring.entries):
+                known = found.get(entry.peer, Share(0, 0))
+                found[entry.peer] = Share(known.owned + ring.length(at), known.free + entry.free)
+            self._shares = ring, found
+        return self._shares[1]
 
     def called(self, peer: PeerName) -> str:
         """Returns a peer's name for people."""
