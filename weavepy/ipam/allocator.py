@@ -88,7 +88,7 @@ class Allocator:
         self._company = company
         self._ledger = Ledger(config, stored or {})
         self._requests = Requests(self._ledger, entropy=entropy, reachable=reachable)
-        self._seeding = Seeding(config, self._ledger, company=company, expected=expected)
+        self._seeding = Seeding(config, self._ledger, company=company, expected=expected, reachable=reachable)
         self._conflicts = Conflicts(self._ledger.called)
         self._troubles: dict[str, str] = {}  # why nothing new may be given out, by kind
         self._known: dict[bytes, None] = {}  # hashes of states that are merged into ours
@@ -344,6 +344,8 @@ class Allocator:
             return ([] if source is None else [Tell(source, RingUpdate(self.state()))]), False
         if self._troubles:
             return [], False
+        if source is not None:
+            self._seeding.heard_of(source, votes=state.election is not None)
         if state.election is not None:
             return self._seeding.take(state.election), False
         wanted = source is not None and self._seeding.votes

@@ -8,6 +8,7 @@ agree, or there would be two divisions when they meet.
 from collections.abc import Callable, Mapping
 
 from weavepy import limits
+from weavepy.events import PeerName
 from weavepy.ipam.actions import AllocatorAction, Announce
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.election import Election
@@ -27,11 +28,14 @@ class Seeding:
         *,
         company: Callable[[], bool],
         expected: Callable[[], int],
+        reachable: Callable[[PeerName], bool],
     ) -> None:
         self._config = config
         self._ledger = ledger
         self._company = company
         self._expected = expected
+        self._reachable = reachable
+        self._observers: set[PeerName] = set()  # who has said that he doesn't vote
         self._election: Election | None = None
         if not config.observer:
             self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
@@ -46,7 +50,10 @@ class Seeding:
     @property
     def quorum(self) -> int:
         """How many voters must agree, this host counted."""
-        return self._config.quorum or (self._expected() + 1) // 2 + 1
+        if self._config.quorum is not None:
+            return self._config.quorum
+        observers = sum(self._reachable(peer) for peer in self._observers)
+        return (max(self._expected() - observers, 0) + 1) // 2 + 1
 
     def claims(self) -> Mapping[NodeId, Claims] | None:
         """Returns what is known of the voters; None if this host doesn't vote."""
@@ -87,6 +94,13 @@ class Seeding:
         election.quorum = self.quorum
         election.propose()
         return self._conclude() or [Announce()]
+
+    def heard_of(self, peer: PeerName, *, votes: bool) -> None:
+        """Counts on the vote of a peer, or not, as he said."""
+        if votes:
+            self._observers.discard(peer)
+        elif len(self._observers) < limits.PEERS_MAX:
+            self._observers.add(peer)
 
     def take(self, claims: Mapping[NodeId, Claims]) -> list[AllocatorAction]:
         """Takes what another voter knows."""
