@@ -66,3 +66,4 @@ class Request:
     waits_for: str = ""
     asked: PeerName | None = None
     tries: int = 0
+    undivided: bool = False  # it isn't to wait for a division any longer

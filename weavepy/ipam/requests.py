@@ -52,9 +52,12 @@ class Requests:
         return refused
 
     def ask_anew(self) -> None:
-        """Lets everybody be asked again: answers may have been lost."""
+        """Lets everybody be asked again: answers may have been lost. Whoever chose his address has waited long enough
+        for a division that may never be made; it is claimed when there is one.
+        """
         for request in self:
             request.asked = None
+            request.undivided = request.claim and self._ledger.ring.empty
         self._claimed.clear()
 
     def want_ring(self) -> bool:
@@ -68,7 +71,7 @@ class Requests:
         actions: list[AllocatorAction] = []
         self._donors.clear()
         for request in list(self) if only is None else [only]:
-            if undivided and self._needs_ring(request):
+            if undivided and self._needs_ring(request) and not request.undivided:
                 request.waits_for = held_back or undivided
             else:
                 actions += (self._claim if request.claim else self._lowest)(request, held_back)

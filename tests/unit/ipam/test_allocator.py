@@ -234,6 +234,24 @@ def test_a_claim_takes_the_very_address() -> None:
     island.check()
 
 
+def test_a_chosen_address_doesnt_wait_for_ever_for_a_division() -> None:
+    island = Island(1, 2, 3, quorum=3)
+    island.groups = [{1, 2}, {3}]
+    number = island[1].claim("c", START + 7)
+    asked = island[1].allocate("d")
+    island.deliver()
+    assert number not in island[1].granted
+    island.pass_time(6)
+    assert island[1].granted[number] == START + 7
+    assert asked not in island[1].granted  # any address has to wait: somebody else may get the same
+    assert island[1].allocator.ring.empty
+    island.groups = None
+    island.pass_time(40)
+    island.check(settled=True)
+    assert island[1].granted[asked] != START + 7
+    assert island[1].allocator.unclaimed == []
+
+
 def test_a_claim_of_what_nobody_can_be_asked_for() -> None:
     island = settled(1, 2)
     island.groups = [{1}, {2}]
