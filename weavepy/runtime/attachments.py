@@ -158,7 +158,6 @@ class Attachments:
             for inode, (since, cidrs) in list(self._ended.items()):
                 if now - since < limits.ADDRESS_HOLD_S:
                     continue
-                del self._ended[inode]
                 # A container that was given up may live on all the same, with our interface.
                 await self._run(remove_pair, inode)
                 await self._run(self._journal.delete, f"{PREFIX}{inode}")
@@ -168,6 +167,7 @@ class Attachments:
 
     def _forget(self, inode: int, left: Attachment | None) -> None:
         self._owners.pop(inode, None)
+        self._ended.pop(inode, None)
         if gone := self.present.pop(inode, left):
             self._engine.mac_unpin(gone.mac)
 

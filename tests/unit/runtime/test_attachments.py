@@ -225,6 +225,21 @@ def test_a_container_that_ended_can_be_detached(machine: Machine, store: Store) 
     run(store, pins, scenario)
 
 
+def test_one_that_was_detached_after_its_end_is_forgotten(machine: Machine, store: Store) -> None:
+    pins = Pins()
+    freed: list[tuple[str, list[str]]] = []
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        del machine.addresses[70], machine.inodes["pid:7"]
+        await attachments.look(0.0)
+        assert await attachments.detach("pid:7", []) == ["10.0.0.1/24"]
+        await attachments.look(30.0)
+        assert freed == []  # whoever detached it knows
+
+    run(store, pins, scenario, freed)
+
+
 def test_an_ended_containers_addresses_stay_its_own_for_a_while(machine: Machine, store: Store) -> None:
     pins, freed = Pins(), []  # type: ignore[var-annotated]
 
