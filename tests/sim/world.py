@@ -98,6 +98,9 @@ class World(Underlay):
     def turned(self, host: "Host") -> None:
         """The host's router has had a turn."""
 
+    def fell(self, host: "Host") -> None:
+        """The host's router is gone."""
+
     def performing(self, host: "Host", effect: Effect) -> None:
         """All that was before `effect` is done, and what is persisted is durable."""
 
@@ -196,12 +199,18 @@ class Host(Engine):
         self._timer_at = None
         self._waiting.clear()
         self.disk.crash()
+        self.world.fell(self)
 
     def kill(self) -> None:
         """Ends the router as `kill -9` does: the kernel closes its connections."""
         for conn in list(self.pipes):
             self._shut(conn, "connection reset")
         self.power_off()
+
+    def reset(self, conn: ConnId) -> None:
+        """Ends a connection as a middlebox does that has forgotten it: both ends are told."""
+        self._shut(conn, "connection reset")
+        self.handle(ev.Closed(conn, "connection reset"))
 
     def handle(self, event: Event) -> None:
         if self.router is not None:
