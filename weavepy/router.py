@@ -135,6 +135,8 @@ class Router:
         """Begins: dials the targets of the configuration and announces empty tables."""
         self._gossip_at = now + limits.GOSSIP_INTERVAL_S
         self._network.start(now)
+        if self.addresses is not None:
+            self.addresses.start()
         self._dialler.add(self._config.targets, replace=False, now=now)
         self._dialler.remember(self._config.remembered)
         self._dial_now = True

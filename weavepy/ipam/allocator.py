@@ -200,6 +200,10 @@ class Allocator:
 
     # ---- what is asked here
 
+    def start(self) -> list[AllocatorAction]:
+        """Begins: what only the configuration says yet must last, too, before anybody is told."""
+        return self._ledger.changed([])
+
     def allocate(self, request: Request, now: float) -> list[AllocatorAction]:
         """Takes a request; its answer, or none yet, is in what is returned."""
         self._requests.add(request)

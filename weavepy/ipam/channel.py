@@ -86,6 +86,10 @@ class AddressChannel:
 
     # ---- what is asked here
 
+    def start(self) -> None:
+        """Begins."""
+        self._perform(self.allocator.start())
+
     def handle(self, event: AddressEvent, now: float) -> None:
         """Takes what the operator, or somebody for a container, asks for."""
         allocator = self.allocator

@@ -7,6 +7,7 @@ from island import END, START, UNIVERSE, Island
 
 from weavepy.errors import WireError
 from weavepy.events import PeerName
+from weavepy.ipam.actions import Save
 from weavepy.ipam.ring import Ring
 from weavepy.wire.ipam import AddressState, Range, RingUpdate, encode_address_state, encode_address_unicast
 
@@ -165,6 +166,17 @@ def test_an_observer_never_votes() -> None:
     island.pass_time(30.0)
     assert observer.granted[number] > START, "its broadcast has made the others begin"
     assert observer.allocator.ring.seeds == (2, 3)
+
+
+def test_a_ring_that_only_the_configuration_knows_is_saved_at_the_start() -> None:
+    """Else a restart with other seeds would divide anew what others have heard to be divided."""
+    island = Island(1, 2, seeds=(PeerName(1), PeerName(2)))
+    assert not island[1].saved
+    (saved,) = island[1].allocator.start()
+    assert isinstance(saved, Save)
+    island[1].do([saved])
+    assert island[1].start().ring.seeds == (1, 2)
+    assert not Island(1)[1].allocator.start()
 
 
 def test_seeds_need_no_election() -> None:
