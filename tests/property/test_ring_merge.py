@@ -93,3 +93,54 @@ def test_news_are_the_exact_difference(steps: list[tuple[PeerName, PeerName, int
     kept = {entry.token: entry for entry in before.entries} | told
     assert tuple(kept[token] for token in sorted(kept)) == after.entries
     assert not news(after, after)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_the_quick_way_to_merge_gives_what_the_long_way_gives(
+    steps: list[tuple[PeerName, PeerName, int, int]],
+) -> None:
+    """Rings of the same tokens are merged by what differs; another entry of nobody's makes it the long way."""
+    rings = list(histories(steps).values())
+    for mine in rings:
+        for theirs in rings:
+            if [e.token for e in mine.entries] != [e.token for e in theirs.entries]:
+                continue
+            quick = mine.merge(theirs.state(), nothing_used)
+            long = mine._clipped(mine._merged(theirs.state(), nothing_used, False, False))
+            assert quick.entries == tuple(long)
+
+
+TAKING = st.lists(
+    st.tuples(st.sampled_from(PEERS), st.sampled_from(PEERS), st.booleans()), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(STEPS, TAKING)
+def test_who_takes_over_the_same_as_another_comes_to_agree_with_him(
+    steps: list[tuple[PeerName, PeerName, int, int]], taking: list[tuple[PeerName, PeerName, bool]]
+) -> None:
+    """Space of lost peers, taken over by several who don't see each other, and none of it given out yet."""
+    rings = histories(steps)
+    for taker, lost, tells in taking:
+        if taker != lost:
+            rings[taker] = rings[taker].transfer(lost, taker)
+            rings[taker] = rings[taker].report_free(lambda one: one.end - one.start)
+            if tells:
+                other = next(peer for peer in PEERS if peer not in (taker, lost))
+                rings[other] = met(rings[other], rings[taker])
+    for _ in range(8):
+        for peer in PEERS:
+            for other in PEERS:
+                rings[peer] = met(rings[peer], rings[other])
+    owners = [{a: ring.owner(a) for a in range(START, END)} for ring in rings.values()]
+    assert all(owned == owners[0] for owned in owners)
+
+
+def met(ring: Ring, other: Ring) -> Ring:
+    return (
+        ring.merge(other.state(), nothing_used, last_counts=False)
+        .concede(other.state(), nothing_used)
+        .report_free(lambda one: one.end - one.start)
+    )

@@ -146,7 +146,8 @@ class Ledger:
         if self.ring.empty and (theirs.start, theirs.end) == self.universe:
             merged = self._before(theirs).merge(theirs, _nothing, giving_way=True)
         else:
-            merged = self.ring.merge(theirs, self.is_used).concede(theirs, self.is_used)
+            merged = self.ring.merge(theirs, self.is_used, last_counts=False)
+            merged = merged.concede(theirs, self.is_used)
         if merged == self.ring:
             return False
         self.divide(merged)

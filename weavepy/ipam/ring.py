@@ -6,7 +6,7 @@ but for one thing: what says that somebody else owns addresses which we have giv
 get wrong: the last entry's part goes on at the universe's start.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ from weavepy.wire.ipam import Range, RingEntry, RingState
 TAKEN_OVER: int = (
     100  # added to the version of what is handed over in a peer's name: above what it may say itself
 )
+TOO_FREE = "it says that more is free than there is"
 Used = Callable[[Range], bool]
 """Whether we have given out an address of a range."""
 
@@ -165,9 +166,12 @@ class Ring:
         ]
         return replace(self, entries=tuple(entries))
 
-    def merge(self, theirs: RingState, used: Used, *, giving_way: bool = False) -> "Ring":
+    def merge(
+        self, theirs: RingState, used: Used, *, giving_way: bool = False, last_counts: bool = True
+    ) -> "Ring":
         """Returns what both know. Raises RingConflictError, and then nothing has changed. `giving_way`: where the two
-        contradict each other, theirs counts.
+        contradict each other, theirs counts. `last_counts`: as for Weave Net, what is behind our last entry counts as
+        given out.
         """
         if (theirs.entries, theirs.seeds, theirs.start, theirs.end) == (
             self.entries,
@@ -176,13 +180,16 @@ class Ring:
             self.end,
         ):
             return self
+        changed = self._changed(theirs)
+        if changed is not None:
+            return self._with(theirs, changed, used, giving_way)
         check(theirs)
         if (theirs.start, theirs.end) != (self.start, self.end):
             theirs_text, ours = (range_text(Range(ring.start, ring.end)) for ring in (theirs, self))
             raise RingConflictError(f"it divides {theirs_text}, and ours divides {ours}")
         if self.seeds and theirs.seeds and self.seeds != theirs.seeds:
             raise RingConflictError("it was divided among other peers than ours in the beginning")
-        entries = tuple(self._clipped(self._merged(theirs, used, giving_way)))
+        entries = tuple(self._clipped(self._merged(theirs, used, giving_way, last_counts)))
         seeds = self.seeds or theirs.seeds
         if (entries, seeds) == (self.entries, self.seeds):
             return self
@@ -195,11 +202,13 @@ class Ring:
         while we have not; if neither has, the lower name keeps it. Weave Net has both go on. (Two peers that took the
         same lost one's space over, apart from each other, are such.)
         """
-        claims = {entry.token: entry for entry in theirs.entries if entry.peer != self.peer}
         entries = list(self.entries)
-        for at, mine in enumerate(entries):
-            other = claims.get(mine.token)
-            if other is None or mine.peer != self.peer or mine.version != other.version:
+        for at, mine in enumerate(self.entries):
+            if mine.peer != self.peer:
+                continue
+            place = bisect_left(theirs.entries, mine.token, key=lambda entry: entry.token)
+            other = theirs.entries[place] if place < len(theirs.entries) else mine
+            if other.token != mine.token or other.peer == self.peer or other.version != mine.version:
                 continue
             if any(used(one) for one in self.ranges(at)):
                 continue
@@ -207,7 +216,29 @@ class Ring:
                 entries[at] = other._replace(version=mine.version + 1, free=min(mine.free, other.free))
         return self if tuple(entries) == self.entries else replace(self, entries=tuple(entries))
 
-    def _merged(self, theirs: RingState, used: Used, giving_way: bool) -> list[RingEntry]:
+    def _changed(self, theirs: RingState) -> list[int] | None:
+        """Returns where a ring of the same tokens and seeds as ours has other entries; None if it isn't such a one.
+        Most are: ranges change hands seldom, and how much of them is free all the time.
+        """
+        ours = self.start, self.end, self.seeds, len(self.entries)
+        if (theirs.start, theirs.end, theirs.seeds, len(theirs.entries)) != ours:
+            return None
+        pairs = enumerate(zip(self.entries, theirs.entries, strict=True))
+        found = [at for at, (mine, other) in pairs if mine != other]
+        same = all(self.entries[at].token == theirs.entries[at].token for at in found)
+        return found if same else None
+
+    def _with(self, theirs: RingState, changed: list[int], used: Used, giving_way: bool) -> "Ring":
+        for at in changed:
+            if theirs.entries[at].free > self.length(at):
+                raise MalformedRingError(TOO_FREE)
+        entries = list(self.entries)
+        for at in changed:
+            taken, _ = self._newer(at, theirs.entries[at], used, giving_way)
+            entries[at] = taken._replace(free=min(taken.free, self.length(at)))
+        return self if tuple(entries) == self.entries else replace(self, entries=tuple(entries))
+
+    def _merged(self, theirs: RingState, used: Used, giving_way: bool, last_counts: bool) -> list[RingEntry]:
         result: list[RingEntry] = []
         mine, other = list(self.entries), list(theirs.entries)
         owner: PeerName | None = None  # of the last entry, if it was of our ring
@@ -219,11 +250,19 @@ class Ring:
                 at += 1
                 continue
             entry = other[to]
+            if at < len(mine) and mine[at] == entry:
+                result.append(entry)
+                owner = entry.peer
+                at += 1
+                to += 1
+                continue
             if at == len(mine) or entry.token < mine[at].token:
                 if owner == self.peer != entry.peer:
                     about = Range(entry.token, mine[at].token if at < len(mine) else self.end)
-                    # Behind our last entry Weave Net doesn't look at what is used.
-                    if not giving_way and (at == len(mine) or used(about)):
+                    around = Range(self.start, self.entries[0].token)
+                    if not giving_way and (
+                        used(about) or (at == len(mine) and (last_counts or used(around)))
+                    ):
                         text = "it says that others own what we think is ours"
                         raise RingConflictError(text, about, entry.peer)
                 result.append(entry)
@@ -260,26 +299,31 @@ class Ring:
             raise RingConflictError(text, about, theirs.peer)
         return theirs, False
 
-    def _clipped(self, entries: list[RingEntry]) -> Iterable[RingEntry]:
-        for at, entry in enumerate(entries):
-            length = self.distance(entry.token, entries[(at + 1) % len(entries)].token)
-            if entry.peer == self.peer and entry.free > length:
-                yield entry._replace(free=length)
-            else:
-                yield entry
+    def _clipped(self, entries: list[RingEntry]) -> list[RingEntry]:
+        """Says of no entry that more is free than there is. Weave Net clips its own only, and refuses a ring of who
+        doesn't know yet of a token inside what he says is free.
+        """
+        afters = [*entries[1:], *entries[:1]]
+        for at, (entry, after) in enumerate(zip(entries, afters, strict=True)):
+            length = _distance(self, entry.token, after.token)
+            if entry.free > length:
+                entries[at] = entry._replace(free=length)
+        return entries
 
 
 def check(ring: RingState) -> None:
     """Raises MalformedRingError for what no ring looks like."""
     entries = ring.entries
-    for at, entry in enumerate(entries):
+    before = ring.start - 1
+    for entry in entries:
         if not ring.start <= entry.token < ring.end:
             raise MalformedRingError("a token of it is out of its range")
-        if at and entry.token <= entries[at - 1].token:
+        if entry.token <= before:
             raise MalformedRingError("its tokens aren't in order")
-    for at, entry in enumerate(entries):
-        if entry.free > _distance(ring, entry.token, entries[(at + 1) % len(entries)].token):
-            raise MalformedRingError("it says that more is free than there is")
+        before = entry.token
+    for entry, after in zip(entries, [*entries[1:], *entries[:1]], strict=True):
+        if entry.free > _distance(ring, entry.token, after.token):
+            raise MalformedRingError(TOO_FREE)
 
 
 def _distance(ring: Ring | RingState, first: int, second: int) -> int:

@@ -21,6 +21,7 @@ FIRST_USER_TYPE: Final = 64
 @dataclass(frozen=True, slots=True)
 class _Struct:
     fields: tuple[tuple[str, int], ...]
+    is_flat: bool = False  # nothing but unsigned numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,9 @@ class GobReader:
             count = self._count(1)
             if kind.length is not None and count != kind.length:
                 raise WireError("gob: array of another length than declared")
+            element = self._types.get(kind.element)
+            if isinstance(element, _Struct) and element.is_flat and self._depth < limits.GOB_DEPTH_MAX:
+                return [self._flat_struct(element.fields) for _ in range(count)]
             return [self._value(kind.element) for _ in range(count)]
         if isinstance(kind, _Map):
             return {
@@ -230,6 +234,33 @@ class GobReader:
             name, type_id = fields[index]
             value[name] = self._value(type_id)
         return value
+
+    def _flat_struct(self, fields: tuple[tuple[str, int], ...]) -> dict[str, object]:
+        """Reads a struct of nothing but unsigned numbers, of which a large ring has thousands: `_struct` for these."""
+        data, pos, end = self._data, self._pos, self._end
+        value: dict[str, object] = {}
+        index = -1
+        is_delta = True
+        while pos < end:
+            first = data[pos]
+            pos += 1
+            if first >= 0x80:
+                stop = pos + 256 - first
+                if first < 0xF8 or stop > end:
+                    break
+                first = int.from_bytes(data[pos:stop], "big")
+                pos = stop
+            if not is_delta:
+                value[fields[index][0]] = first
+            elif not first:
+                self._pos = pos
+                return value
+            else:
+                index += first
+                if index >= len(fields):
+                    break
+            is_delta = not is_delta
+        raise WireError("gob: octets missing in a struct of numbers, or a wrong one")
 
     def _interface(self) -> object:
         name = self._octets()
@@ -295,7 +326,7 @@ def _type_of(kind: str, body: dict[str, object]) -> _Type:
         fields = tuple((field.get("Name", ""), field.get("Id", 0)) for field in listed)
         if any(len(name.encode()) > limits.GOB_NAME_BYTES_MAX for name, _ in fields):
             raise WireError("gob: field name too long")
-        return _Struct(fields)
+        return _Struct(fields, all(type_id == UINT for _, type_id in fields))
     if kind == "SliceT":
         return _List(_number(body, "Elem"), None)
     if kind == "ArrayT":

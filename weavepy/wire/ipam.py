@@ -309,13 +309,16 @@ def _ring(value: object) -> RingState:
 
 
 def _entry(value: object) -> RingEntry:
-    fields = _struct(value)
-    return RingEntry(
-        _number(fields.get("Token", 0), 32),
-        _peer(fields.get("Peer", 0)),
-        _number(fields.get("Version", 0), 32),
-        _number(fields.get("Free", 0), 32),
-    )
+    if not isinstance(value, dict):
+        raise WireError("addresses: not an entry of a ring")
+    get = value.get
+    numbers = token, peer, version, free = get("Token", 0), get("Peer", 0), get("Version", 0), get("Free", 0)
+    # Few tests for all of them: there may be thousands of entries.
+    if not type(token) is type(peer) is type(version) is type(free) is int:
+        raise WireError("addresses: an entry of a ring that isn't made of numbers")
+    if min(numbers) < 0 or (token | version | free) >> 32 or not peer or peer >> 48:
+        raise WireError("addresses: an entry of a ring without a name, or a number not of the right size")
+    return RingEntry(token, PeerName(peer), version, free)
 
 
 def _claims(value: object) -> Claims:
