@@ -378,8 +378,8 @@ class Allocator:
             return [], False
 
     def _gives_way(self, theirs: RingState) -> bool:
-        chosen, default = self._config.chosen, self.universe == self._config.universe
-        return not self._troubles and gives_way(self.ring, theirs, chosen=chosen, is_default=default)
+        default, chosen = self._config.universe, self._config.chosen
+        return not self._troubles and gives_way(self.ring, theirs, default=default, chosen=chosen)
 
     def _replaced(self) -> None:
         """Begins anew with another ring."""

@@ -55,16 +55,17 @@ def sole_owner(ring: Ring | RingState) -> PeerName | None:
     return next(iter(owners)) if len(owners) == 1 and owners >= set(ring.seeds) else None
 
 
-def gives_way(ours: Ring, theirs: RingState, *, chosen: bool, is_default: bool) -> bool:
-    """Whether ours is the one of two rings that can't be merged which is given up without being asked. `chosen`: the
-    operator wants our range and no other; `is_default`: it is the one that weavepy begins with.
+def gives_way(ours: Ring, theirs: RingState, *, default: Range, chosen: bool) -> bool:
+    """Whether ours is the one of two rings that can't be merged which is given up without being asked. `default` is
+    the range that this host was started with, and `chosen` whether the operator wants no other.
     """
     if (ours.start, ours.end) != (theirs.start, theirs.end):
-        if chosen:
+        if chosen or (theirs.start, theirs.end) == default:  # or two that go after each other never end
             return False
         if ours.empty:
             return True
-        if is_default:  # the same election held over different ranges, or nothing that others depend on
+        if (ours.start, ours.end) == default:
+            # The same election held over different ranges, or nothing that others depend on.
             return ours.seeds == theirs.seeds or sole_owner(ours) is not None
     elif ours.seeds == theirs.seeds:
         return False

@@ -419,6 +419,22 @@ def test_an_election_over_two_ranges_ends_with_the_one_that_was_chosen() -> None
     island.check(settled=True)
 
 
+def test_two_that_come_to_other_ranges_dont_go_after_each_other() -> None:
+    """Two that began alone with the usual range, and two with one that was chosen."""
+    island = Island(1, 2, 3, 4)
+    island.groups = [{host} for host in (1, 2, 3, 4)]
+    for host in (1, 3):
+        island[host].config = {"chosen": False}
+        alone(island, host)
+    for host in (2, 4):
+        island[host].config = {"universe": OTHER}
+        alone(island, host)
+    island.groups = None
+    island.pass_time(60.0)
+    ring = one_ring(island)
+    assert ((ring.start, ring.end), ring.seeds) == (OTHER, (2,))
+
+
 # ---- any history
 
 STEPS = st.lists(
@@ -434,7 +450,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_no_history_of_two_networks_gives_an_address_twice_in_one(steps: list[tuple[str, int, int]]) -> None:
     """Crashes, partitions, repairs on either side and back; in the end all of one side gives way."""
