@@ -12,31 +12,27 @@ get wrong: what others say is merged before anything that waits is tried again, 
 given it away.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from weavepy import limits
 from weavepy.events import Entropy, PeerName
-from weavepy.ipam.actions import AllocatorAction, Announce, Request, Tell
+from weavepy.ipam.actions import AllocatorAction, Announce, Request
 from weavepy.ipam.config import AllocatorConfig
-from weavepy.ipam.conflicts import Conflict, Conflicts, RepairError, gives_way
+from weavepy.ipam.conflicts import Conflict
+from weavepy.ipam.exchange import Exchange
 from weavepy.ipam.ledger import Ledger
 from weavepy.ipam.requests import Requests
-from weavepy.ipam.ring import MalformedRingError, Ring, RingConflictError
+from weavepy.ipam.ring import Ring
 from weavepy.ipam.seeding import Seeding
-from weavepy.ipam.space import Ranges, range_text
 from weavepy.wire.ipam import (
     CHANNEL,
     AddressState,
     Range,
-    RingState,
     RingUpdate,
     SpaceDenied,
     SpaceRequest,
-    decode_address_state_untrusted,
     decode_address_unicast_untrusted,
-    encode_address_state,
 )
 
 
@@ -89,10 +85,15 @@ class Allocator:
         self._ledger = Ledger(config, stored or {})
         self._requests = Requests(self._ledger, entropy=entropy, reachable=reachable)
         self._seeding = Seeding(config, self._ledger, company=company, expected=expected, reachable=reachable)
-        self._conflicts = Conflicts(self._ledger.called)
         self._troubles: dict[str, str] = {}  # why nothing new may be given out, by kind
-        self._known: dict[bytes, None] = {}  # hashes of states that are merged into ours
-        self._encoded: tuple[Ring, dict[PeerName, str], bytes] | None = None
+        self._exchange = Exchange(
+            config,
+            self._ledger,
+            self._seeding,
+            reachable=reachable,
+            held_back=lambda: self.held_back,
+            replaced=self._requests.ask_anew,
+        )
         self._tick_at: float | None = None
 
     # ---- reading
@@ -120,7 +121,7 @@ class Allocator:
     @property
     def conflicts(self) -> list[Conflict]:
         """Rings of others that can't be merged with ours."""
-        return list(self._conflicts)
+        return list(self._exchange.conflicts)
 
     @property
     def ledger(self) -> Ledger:
@@ -157,7 +158,7 @@ class Allocator:
 
     def described(self, conflict: Conflict) -> str:
         """Returns whose ring a conflict is with, in a line."""
-        return self._conflicts.described(conflict)
+        return self._exchange.conflicts.described(conflict)
 
     def addresses(self, owner: str) -> dict[int, int]:
         """Returns the addresses of an owner, with the prefix lengths of their subnets."""
@@ -169,21 +170,11 @@ class Allocator:
 
     def state(self) -> AddressState:
         """Returns what we gossip."""
-        ledger = self._ledger
-        if not ledger.ring.empty:
-            return AddressState(0, dict(ledger.nicknames), None, ledger.ring.state())
-        return AddressState(0, dict(ledger.nicknames), self._seeding.claims(), None)
+        return self._exchange.state()
 
     def payload(self) -> bytes:
         """Returns what we gossip, encoded; once for each change."""
-        ledger = self._ledger
-        if ledger.ring.empty:
-            return encode_address_state(self.state())
-        last = self._encoded
-        if last is None or last[0] is not ledger.ring or last[1] != ledger.nicknames:
-            last = ledger.ring, dict(ledger.nicknames), encode_address_state(self.state())
-            self._encoded = last
-        return last[2]
+        return self._exchange.payload()
 
     def lacks(self, now: float) -> str:
         """Says what this host needs before it can give out anything at all; nothing if it can."""
@@ -195,7 +186,7 @@ class Allocator:
 
     def next_timer(self) -> float | None:
         """Returns when `handle_timer` is due."""
-        due = (self._tick_at, self._conflicts.next_timer())
+        due = (self._tick_at, self._exchange.conflicts.next_timer())
         return min((at for at in due if at is not None), default=None)
 
     # ---- what is asked here
@@ -243,18 +234,7 @@ class Allocator:
         """Gives way to the ring that contradicts ours, or of several to the one in which `peer` owns something, and
         claims there what is in use here. To be done on all hosts of one side. Raises RepairError.
         """
-        found = self._conflicts.choose(peer)
-        if self.held_back:
-            raise RepairError(f"nothing can be changed now: {self.held_back}")
-        theirs = Range(found[0].ring.start, found[0].ring.end)
-        if self._config.chosen and theirs != self.universe:
-            raise RepairError(
-                f"that ring divides {range_text(theirs)}, and this host was started for {range_text(self.universe)}: "
-                f"start it again with --ipalloc-range {range_text(theirs)}"
-            )
-        for conflict in found:
-            self._ledger.adopt(conflict.ring)
-        self._replaced()
+        self._exchange.repair(peer)
         return self._ledger.changed([Announce(), *self._retry(now)])
 
     def take_over(self, gone: PeerName, now: float) -> tuple[int, list[AllocatorAction]]:
@@ -284,21 +264,23 @@ class Allocator:
 
     def handle_gossip_untrusted(self, payload: bytes, now: float) -> list[AllocatorAction]:
         """Takes a neighbour's state. Nothing of it is passed on: everybody gossips his own."""
-        return self._receive_untrusted(payload, None, now)
+        actions = self._exchange.receive_untrusted(payload, None, now)
+        return self._ledger.changed([*actions, *self._retry(now)])
 
     def handle_broadcast_untrusted(
         self, source: PeerName, payload: bytes, now: float
     ) -> list[AllocatorAction]:
         """Takes the state that `source` broadcast; our own goes on along its tree."""
-        return self._receive_untrusted(payload, source, now)
+        actions = self._exchange.receive_untrusted(payload, source, now)
+        return self._ledger.changed([*actions, *self._retry(now)])
 
     def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> list[AllocatorAction]:
         """Takes what a peer sent to us alone."""
         match decode_address_unicast_untrusted(payload):
             case SpaceRequest(wanted):
-                return self._donate(source, wanted)
+                return self._exchange.donate(source, wanted)
             case RingUpdate(state):
-                actions, _ = self._receive(state, source, now)
+                actions = self._exchange.receive(state, source, now)
                 return self._ledger.changed([*actions, *self._retry(now)])
             case SpaceDenied(wanted):
                 denied = self._requests.denied(source, wanted)
@@ -306,8 +288,7 @@ class Allocator:
 
     def handle_timer(self, now: float) -> list[AllocatorAction]:
         """Tries again what waits, and forgets what nobody says any more."""
-        self._conflicts.expire(now)
-        self._contest()
+        self._exchange.expire(now)
         if self._tick_at is None or now < self._tick_at:
             return []
         self._tick_at = None
@@ -322,101 +303,6 @@ class Allocator:
         ledger = self._ledger
         waits = len(self._requests) or ledger.unclaimed or (ledger.held and self.ring.empty)
         return ledger.changed(self._retry(now)) if waits else []
-
-    def _receive_untrusted(
-        self, payload: bytes, source: PeerName | None, now: float
-    ) -> list[AllocatorAction]:
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        actions: list[AllocatorAction] = []
-        # Merging again what has been merged brings nothing, whatever has come since: versions only grow.
-        if digest not in self._known:
-            actions, known = self._receive(decode_address_state_untrusted(payload), source, now)
-            if known:
-                if len(self._known) >= limits.STATES_KNOWN_MAX:
-                    del self._known[next(iter(self._known))]
-                self._known[digest] = None
-        return self._ledger.changed([*actions, *self._retry(now)])
-
-    def _receive(
-        self, state: AddressState, source: PeerName | None, now: float
-    ) -> tuple[list[AllocatorAction], bool]:
-        """Returns also whether it was a ring that ours now has all of."""
-        self._ledger.learn_nicknames(state.nicknames)
-        if state.ring is not None:
-            return self._merge(state, state.ring, now)
-        if not self.ring.empty:
-            return ([] if source is None else [Tell(source, RingUpdate(self.state()))]), False
-        if self._troubles:
-            return [], False
-        if source is not None:
-            self._seeding.heard_of(source, votes=state.election is not None)
-        if state.election is not None:
-            return self._seeding.take(state.election), False
-        wanted = source is not None and self._seeding.votes
-        return (self._establish(now) if wanted else []), False
-
-    def _merge(
-        self, state: AddressState, theirs: RingState, now: float
-    ) -> tuple[list[AllocatorAction], bool]:
-        ledger, before = self._ledger, self.ring
-        try:
-            if ledger.merge(theirs):
-                self._seeding.electing = self._seeding.electing and self.ring.empty
-                self._prune_nicknames()
-            self._conflicts.agrees(theirs.peer)
-            self._contest()
-            if before.empty and not self.ring.empty:
-                self._known.clear()
-            return [], not self.ring.empty
-        except RingConflictError as error:
-            if not isinstance(error, MalformedRingError) and self._gives_way(theirs):
-                ledger.adopt(theirs)
-                self._replaced()
-                return [] if before.empty else [Announce()], False
-            self._conflicts.note(error, theirs, state.nicknames, now)
-            self._contest()
-            return [], False
-
-    def _gives_way(self, theirs: RingState) -> bool:
-        default, chosen = self._config.universe, self._config.chosen
-        return not self._troubles and gives_way(self.ring, theirs, default=default, chosen=chosen)
-
-    def _replaced(self) -> None:
-        """Begins anew with another ring."""
-        self._conflicts.clear()
-        self._contest()
-        self._known.clear()
-        self._seeding.electing = False
-        self._requests.ask_anew()
-        self._prune_nicknames()
-
-    def _contest(self) -> None:
-        """Gives out nothing of what another host may be giving out."""
-        self._ledger.space.contested = Ranges(self._conflicts.contested(self.ring))
-
-    def _prune_nicknames(self) -> None:
-        keep = self.ring.peers() | {self._config.own}
-        ledger = self._ledger
-        ledger.nicknames = {
-            p: name for p, name in ledger.nicknames.items() if p in keep or self._reachable(p)
-        }
-
-    def _donate(self, to: PeerName, wanted: Range) -> list[AllocatorAction]:
-        ledger = self._ledger
-        if ledger.ring.empty:
-            return []
-        state = Tell(to, RingUpdate(self.state()))
-        if self._troubles or self._conflicts.divides_otherwise(to, ledger.ring):
-            # Denied would mean of a single address that it has been given out.
-            single = wanted.end == wanted.start + 1
-            return [state] if single else [Tell(to, SpaceDenied(wanted)), state]
-        given = ledger.space.donate(wanted)
-        if given is None:
-            return [Tell(to, SpaceDenied(wanted)), state]
-        ledger.ring = ledger.ring.grant(given, to)
-        # Without Save first, a crash now would leave the space with both.
-        actions = ledger.changed([Announce()])
-        return [*actions, Tell(to, RingUpdate(self.state()))]
 
     # ---- what waits
 

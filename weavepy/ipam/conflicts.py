@@ -59,6 +59,8 @@ def gives_way(ours: Ring, theirs: RingState, *, default: Range, chosen: bool) ->
     """Whether ours is the one of two rings that can't be merged which is given up without being asked. `default` is
     the range that this host was started with, and `chosen` whether the operator wants no other.
     """
+    if not theirs.entries:
+        return False
     if (ours.start, ours.end) != (theirs.start, theirs.end):
         if chosen or (theirs.start, theirs.end) == default:  # or two that go after each other never end
             return False
