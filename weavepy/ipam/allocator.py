@@ -281,6 +281,7 @@ class Allocator:
                 return self._exchange.donate(source, wanted)
             case RingUpdate(state):
                 actions = self._exchange.receive(state, source, now)
+                self._requests.answered(source)
                 return self._ledger.changed([*actions, *self._retry(now)])
             case SpaceDenied(wanted):
                 denied = self._requests.denied(source, wanted)

@@ -1,9 +1,10 @@
 """Who waits for an address, and how he gets it: from our own space at once, else from whoever has some (Weave Net
 2.8.1's rules). Also asks for what was given out before it was ours to give.
 
-Rules of this file. A request is answered once, by `Granted` or `Refused`, or it waits and says for what. A peer is
-asked once until he answers or the next tick. The thing people get wrong: an owner who can't be reached is waited for,
-since he may have given the address out.
+Rules of this file. A request is answered once, by `Granted` or `Refused`, or it waits and says for what. For a range
+one peer at a time is asked, however many wait for some of it, until he answers or the next tick; who had nothing isn't
+asked again before. The things people get wrong: an owner who can't be reached is waited for, since he may have given
+the address out; and a thousand who wait are tried again on all news, so each try has to be cheap.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +29,10 @@ class Requests:
         self._entropy = entropy
         self._reachable = reachable
         self._pending: dict[int, Request] = {}
-        self._donors: dict[Range, dict[PeerName, int]] = {}  # while all is tried again: many want the same
+        self._asked: dict[Range, PeerName] = {}  # for any address of a range
+        self._useful: set[Range] = set()  # of which something was had since somebody was asked
+        self._done: set[tuple[Range, PeerName]] = set()  # who has answered that
+        self._vain: dict[Range, str] = {}  # while all is tried: what can't be had now, and what to wait for
         self._claimed: set[int] = set()  # those of the unclaimed addresses that are asked for
 
     def __iter__(self) -> Iterator[Request]:
@@ -58,7 +62,19 @@ class Requests:
         for request in self:
             request.asked = None
             request.undivided = request.claim and self._ledger.ring.empty
+        self._asked.clear()
+        self._useful.clear()
+        self._done.clear()
         self._claimed.clear()
+
+    def answered(self, source: PeerName) -> None:
+        """Notes that a peer has given what he can. He is asked for more before the next tick only if it was of use: two
+        who wait could give each other the same useless address for ever.
+        """
+        for wanted in [wanted for wanted, peer in self._asked.items() if peer == source]:
+            del self._asked[wanted]
+            if wanted not in self._useful:
+                self._done.add((wanted, source))
 
     def want_ring(self) -> bool:
         """Whether anybody waits for what only a division of the universe can give."""
@@ -69,7 +85,7 @@ class Requests:
         if that is so; `held_back`: why nothing new may be given out at all.
         """
         actions: list[AllocatorAction] = []
-        self._donors.clear()
+        self._vain.clear()
         for request in list(self) if only is None else [only]:
             if undivided and self._needs_ring(request) and not request.undivided:
                 request.waits_for = held_back or undivided
@@ -100,36 +116,46 @@ class Requests:
         if held_back:
             request.waits_for = held_back
             return []
+        vain = self._vain.get(request.wanted)
+        if vain is not None:
+            request.waits_for = vain
+            return []
         # The first and the last address of a subnet have meanings of their own.
         usable = Range(request.wanted.start + 1, request.wanted.end - 1)
         near = self._alone_from(usable) if ledger.ring.empty else usable.start
         address = ledger.space.take_near(usable, near)
         if address is not None:
+            if request.wanted in self._asked:
+                self._useful.add(request.wanted)
+            self._done = {done for done in self._done if done[0] != request.wanted}
             return [self._grant(request, address)]
+        request.waits_for, actions = self._ask(request.wanted, usable)
+        self._vain[request.wanted] = request.waits_for
+        return actions
+
+    def _ask(self, wanted: Range, usable: Range) -> tuple[str, list[AllocatorAction]]:
+        """Asks somebody for space, unless that is done already; returns also what there is to wait for."""
+        ledger = self._ledger
         if ledger.ring.empty:
-            request.waits_for = "space: nobody has any left"
-            return []
-        contested = next(ledger.space.contested.within(usable), None)
-        if request.asked is not None and self._reachable(request.asked):
-            return []
-        donors = self._donors.get(request.wanted)
-        if donors is None:
-            donors = self._donors[request.wanted] = ledger.ring.donors(request.wanted)
+            return "space: nobody has any left", []
+        asked = self._asked.get(wanted)
+        if asked is not None and self._reachable(asked):
+            return f"space from {ledger.called(asked)}", []
+        donors = ledger.ring.donors(wanted)
         order = sorted(donors, key=lambda peer: donors[peer] * self._entropy.random(), reverse=True)
-        asked = next((peer for peer in order if self._reachable(peer)), None)
-        request.asked = asked
-        if asked is None:
-            there = ", ".join(ledger.called(peer) for peer in order)
-            request.waits_for = (
-                f"space that only peers have who can't be reached: {there}"
-                if order
-                else CONTESTED.format(range_text(contested))
-                if contested is not None
-                else "space: nobody has any left"
-            )
-            return []
-        request.waits_for = f"space from {ledger.called(asked)}"
-        return [Tell(asked, SpaceRequest(request.wanted))]
+        there = [peer for peer in order if self._reachable(peer)]
+        asked = next((peer for peer in there if (wanted, peer) not in self._done), None)
+        if asked is not None:
+            self._asked[wanted] = asked
+            self._useful.discard(wanted)
+            return f"space from {ledger.called(asked)}", [Tell(asked, SpaceRequest(wanted))]
+        away = ", ".join(ledger.called(peer) for peer in order if peer not in there)
+        if away:
+            return f"space that only peers have who can't be reached: {away}", []
+        contested = next(ledger.space.contested.within(usable), None)
+        return "space: nobody has any left" if contested is None else CONTESTED.format(
+            range_text(contested)
+        ), []
 
     def _alone_from(self, usable: Range) -> int:
         """Where a host begins that nobody has given a part: two that meet later have seldom given out the same."""
