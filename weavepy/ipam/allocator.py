@@ -83,7 +83,12 @@ class Allocator:
         self._reachable = reachable
         self._company = company
         self._ledger = Ledger(config, stored or {})
-        self._requests = Requests(self._ledger, entropy=entropy, reachable=reachable)
+        self._requests = Requests(
+            self._ledger,
+            entropy=entropy,
+            reachable=reachable,
+            contradicts=lambda peer: self._exchange.conflicts.speaks(peer),
+        )
         self._seeding = Seeding(config, self._ledger, company=company, expected=expected, reachable=reachable)
         self._troubles: dict[str, str] = {}  # why nothing new may be given out, by kind
         self._exchange = Exchange(

@@ -116,6 +116,10 @@ class Conflicts:
         """Returns the parts of which ours and another ring of the same division say different things."""
         return [one.about for one in self if one.about is not None and kind(one.ring) == kind(ours)]
 
+    def speaks(self, peer: PeerName) -> bool:
+        """Whether a peer said something last that contradicts our ring."""
+        return any(peer in one.speakers for one in self)
+
     def divides_otherwise(self, peer: PeerName, ours: Ring) -> bool:
         """Whether a peer goes by another division than we do."""
         return any(peer in one.speakers and kind(one.ring) != kind(ours) for one in self)

@@ -22,12 +22,22 @@ CONTESTED: Final = "the end of a conflict about who owns {}: `weavepy ipam repai
 
 
 class Requests:
-    """All that is waited for on one host. `reachable` tells whether a peer can be spoken to."""
+    """All that is waited for on one host. `reachable` tells whether a peer can be spoken to, `contradicts` whether what
+    he says last couldn't be merged.
+    """
 
-    def __init__(self, ledger: Ledger, *, entropy: Entropy, reachable: Callable[[PeerName], bool]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        entropy: Entropy,
+        reachable: Callable[[PeerName], bool],
+        contradicts: Callable[[PeerName], bool],
+    ) -> None:
         self._ledger = ledger
         self._entropy = entropy
         self._reachable = reachable
+        self._contradicts = contradicts
         self._pending: dict[int, Request] = {}
         self._asked: dict[Range, PeerName] = {}  # for any address of a range
         self._useful: set[Range] = set()  # of which something was had since somebody was asked
@@ -144,7 +154,9 @@ class Requests:
         donors = ledger.ring.donors(wanted)
         order = sorted(donors, key=lambda peer: donors[peer] * self._entropy.random(), reverse=True)
         there = [peer for peer in order if self._reachable(peer)]
-        asked = next((peer for peer in there if (wanted, peer) not in self._done), None)
+        # What somebody gives us whose ring can't be merged with ours, we would never know to be ours.
+        friends = (peer for peer in there if not self._contradicts(peer))
+        asked = next((peer for peer in friends if (wanted, peer) not in self._done), None)
         if asked is not None:
             self._asked[wanted] = asked
             self._useful.discard(wanted)
@@ -152,7 +164,9 @@ class Requests:
         away = ", ".join(ledger.called(peer) for peer in order if peer not in there)
         if away:
             return f"space that only peers have who can't be reached: {away}", []
-        contested = next(ledger.space.contested.within(usable), None)
+        contested = next(
+            iter(ledger.space.contested.within(usable)), next(iter(ledger.space.contested), None)
+        )
         return "space: nobody has any left" if contested is None else CONTESTED.format(
             range_text(contested)
         ), []

@@ -64,3 +64,26 @@ def test_two_who_wait_do_not_pass_a_useless_address_to_and_fro() -> None:
     island[1].do(island[1].allocator.free("c0"))
     island.pass_time(40.0)
     assert len(island[1].allocator.waiting) + len(island[2].allocator.waiting) == 5
+
+
+def test_who_can_not_agree_with_anybody_is_given_nothing_it_would_never_know_of() -> None:
+    """It was given up and has returned, and what both have given out can't be merged."""
+    island = settled(1, 2, 3)
+    used = island[3].allocator.ring.owned_by(PeerName(3))[0].start + 5
+    island[3].claim("c", used)
+    island.groups = [{1, 2}, {3}]
+    island[1].do(island[1].allocator.take_over(PeerName(3), island.now)[1])
+    island[1].claim("d", used)
+    island.pass_time(35.0)
+    island.groups = None
+    island.pass_time(40.0)
+    assert island[3].allocator.conflicts
+    number = island[3].allocate("e")
+    island.pass_time(40.0)
+    assert number not in island[3].granted
+    assert "weavepy ipam repair" in island[3].allocator.waiting[0].waits_for
+    assert island[2].allocator.ring.peers() == {1, 2}
+    island[3].do(island[3].allocator.repair(island.now))
+    island.pass_time(10.0)
+    assert number in island[3].granted
+    assert island[3].allocator.clashes == {used: 1}
