@@ -169,6 +169,13 @@ class AddressWorld(World):
             if other.name == peer:
                 self._owned.pop(other.number, None)
 
+    def repair(self, host: Host, peer: PeerName | None = None) -> Request:
+        """Has a host give way to another ring than its own."""
+        self._distrust(host.name)
+        request = self._request(host, "")
+        host.handle(ev.DivisionYielded(request.number, peer))
+        return request
+
     def leave(self, host: Host) -> Request:
         """Runs `reset`: the containers of this host are gone, too."""
         for grant in list(self.all_grants()):
@@ -185,6 +192,13 @@ class AddressWorld(World):
         host.disk.durable.clear()
         self._owned.pop(host.number, None)
         del self.hosts[host.number]
+
+    def throw_away(self, host: Host) -> None:
+        """Takes away a host that is down, with all that ran there."""
+        for grant in list(self.all_grants()):
+            if grant.host is host:
+                self.forget(grant)
+        self.wipe(host)
 
     def restart(self, host: Host, *targets: Host) -> None:
         """Starts a host that is down. What was given out there is still known there."""
@@ -328,6 +342,10 @@ class AddressWorld(World):
         self.distrusted.clear()
         for host in self.up():
             self._owns(host, allocator_of(host).ring)
+        self.check_known_clashes()
+
+    def check_known_clashes(self) -> None:
+        """What two have is known to one of them at least."""
         for address, grants in self.grants.items():
             if len(grants) > 1:
                 known = [g for g in grants if g.host.router and address in allocator_of(g.host).clashes]
@@ -360,3 +378,17 @@ def overlap(ranges: list[Range], others: list[Range]) -> Range | None:
             if common.start < common.end:
                 return common
     return None
+
+
+def start_all(world: AddressWorld, hosts: list[Host]) -> None:
+    """Starts hosts that know each other, and lets them divide the addresses."""
+    for before, host in enumerate(hosts):
+        host.start(*hosts[:before])
+    world.run_until(lambda: all(len(host.established()) == len(hosts) - 1 for host in hosts), 20)
+    hosts[0].handle(ev.DivisionWanted())
+    world.run_until(lambda: not any(allocator_of(host).ring.empty for host in hosts), 40)
+
+
+def settle(world: AddressWorld) -> None:
+    """Lets everybody hear everything, as far as they do by themselves."""
+    world.run(65.0)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from addresses import AddressWorld, Grant, allocator_of
 from world import Host
 
+from weavepy.events import PeerName
 from weavepy.wire.ipam import Range
 
 START = 0x0A200000  # 10.32.0.0
@@ -256,7 +257,7 @@ class History:
             self.world.remove_peer(host, gone.name)
             if self.draw.random() < 0.7:
                 self.tell(f"host {gone.number} is thrown away")
-                self._throw_away(gone)
+                self.world.throw_away(gone)
 
     def _depart(self) -> None:
         """A host leaves, its machine is set up anew, and joins with another name."""
@@ -269,12 +270,6 @@ class History:
             host.power_off()
         self.world.wipe(host)
         self._replace(host)
-
-    def _throw_away(self, host: Host) -> None:
-        for grant in list(self.world.all_grants()):
-            if grant.host is host:
-                self.world.forget(grant)
-        self.world.wipe(host)
 
     def _replace(self, host: Host) -> None:
         fresh = self._new_host(observer=host.number in self.observers)
@@ -292,13 +287,38 @@ class History:
             self._start(host)
         self._connect_all()
         world.run(SETTLED_S)
-        for host in world.stubborn():
-            self.tell(f"host {host.number} has an old ring, and is set up anew")
-            host.power_off()
-            self._throw_away(host)
-            self._replace(host)
-            self._connect_all()
+        self._repair()
         self._remove_the_dead()
+
+    def _repair(self) -> None:
+        """Operators end contradictions: whoever was given up and who has divided apart gives way."""
+        world = self.world
+        for _ in range(3):
+            divisions = sorted({allocator_of(host).ring.seeds for host in world.up()} - {()})
+            yielding = {host.number: (host, PeerName(0)) for host in world.stubborn()}
+            if len(divisions) > 1:
+                stays = self.draw.choice(divisions)
+                for host in world.up():
+                    ring = allocator_of(host).ring
+                    assert ring.seeds == stays or ring.empty or allocator_of(host).conflicts, (
+                        f"host {host.number} doesn't know of the other division"
+                    )
+                    if ring.seeds != stays and not ring.empty:
+                        yielding[host.number] = host, self._somebody_of(stays)
+            if not yielding:
+                return
+            for host, peer in yielding.values():
+                request = world.repair(host, peer or None)
+                said = request.answer.reason if request.answer is not None else ""
+                self.tell(
+                    f"host {host.number} gives way {f'to the ring of {peer & 0xFF}' if peer else ''} {said}"
+                )
+            world.run(2 * SETTLED_S + 5.0)
+        raise AssertionError("the contradictions never end")
+
+    def _somebody_of(self, seeds: tuple[PeerName, ...]) -> PeerName:
+        rings = [allocator_of(host).ring for host in self.world.up()]
+        return next(min(ring.peers()) for ring in rings if ring.seeds == seeds)
 
     def _connect_all(self) -> None:
         """Operators see to it that everybody hears everybody."""
@@ -327,10 +347,6 @@ class History:
     def _check(self) -> None:
         world = self.world
         self.tell("all is to be right now")
-        divisions = {allocator_of(host).ring.seeds for host in world.up()} - {()}
-        if len(divisions) > 1:
-            self._check_divided()
-            return
         world.check_settled()
         self._nobody_waits()
         for host in self.draw.sample(world.up(), 1 + (self.draw.random() < 0.3)):
@@ -343,11 +359,6 @@ class History:
         world.run_until(lambda: not any(host.disk.busy for host in world.up()), GRANTED_WITHIN_S)
         for host in world.up():
             assert not allocator_of(host).waiting, f"host {host.number} has forgotten to answer"
-
-    def _check_divided(self) -> None:
-        """Two networks that had divided the addresses already have met: both sides know it and go on."""
-        for host in self.world.up():
-            assert allocator_of(host).conflicts, f"host {host.number} doesn't know of the other division"
 
     def _left(self) -> int:
         """Returns how many addresses nobody has."""
