@@ -119,6 +119,19 @@ def test_detach_takes_one_address_then_the_interface_and_then_nothing(host: Host
     assert take(host, container) is None
 
 
+@pytest.mark.parametrize("promote", ["1", "0"])
+def test_the_first_address_of_a_subnet_goes_without_the_others(
+    host: Host, container: Space, promote: str
+) -> None:
+    put(host, container, "10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24")
+    path = "/proc/sys/net/ipv4/conf/ethwe/promote_secondaries"
+    assert container.run(["cat", path]).stdout == "1\n"
+    container.run(["sh", "-c", f"echo {promote} > {path}"])
+    left = take(host, container, "10.0.0.1/24")
+    assert left is not None
+    assert sorted(left.cidrs) == sorted(addresses(container, "ethwe")) == ["10.0.0.2/24", "10.0.0.3/24"]
+
+
 def test_detach_without_addresses_takes_all(host: Host, container: Space) -> None:
     put(host, container, "10.32.1.1/24", "10.33.0.1/16")
     gone = take(host, container)

@@ -69,7 +69,9 @@ def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
         host.set_link(end.index, mtu=mtu, master=bridge.index, state="up")
         # The kernel's own notices, where an interface comes up or changes its MAC later, go out too.
         notices = ((f"ipv4/conf/{name}/arp_notify", "1"), (f"ipv6/conf/{name}/ndisc_notify", "1"))
-        sysctls = [f"{path}={value}" for path, value in (*quiet_sysctls(name), *notices)]
+        # The first address of a subnet must not take the others with it when it goes.
+        promotion = (f"ipv4/conf/{name}/promote_secondaries", "1")
+        sysctls = [f"{path}={value}" for path, value in (*quiet_sysctls(name), *notices, promotion)]
         with Namespace(fd, sysctls) as space:
             inner = _inner_end(space.route, end)
             if inner is None:
@@ -101,10 +103,12 @@ def detach(target: str, cidrs: Sequence[str]) -> Attachment | None:
             if inner is None:
                 host.delete_link(end.index)
                 return None
-            present = _addresses(space.route, inner)
+            present = list(_addresses(space.route, inner))
             for interface in present:
                 if interface in unwanted:
                     space.route.delete_address(inner.index, str(interface.ip), interface.network.prefixlen)
+            if unwanted:
+                _keep(space, inner, [interface for interface in present if interface not in unwanted])
             left = _describe(target, inode, space.route, inner)
             if not unwanted or not left.cidrs:
                 host.delete_link(end.index)
@@ -194,6 +198,17 @@ def _join(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interfac
             undo.callback(space.route.delete_address, inner.index, address, network.prefixlen)
         space.route.add_multicast_route(inner.index)
         undo.pop_all()
+
+
+def _keep(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interface]) -> None:
+    """Puts back what went with the first address of its subnet, on an interface that somebody has set up otherwise."""
+    present = space.route.addresses()
+    for interface in wanted:
+        if str(interface.ip) not in present:
+            network = interface.network
+            space.route.add_address(
+                inner.index, str(interface.ip), network.prefixlen, str(network.broadcast_address)
+            )
 
 
 def _addresses(container: Route, inner: Link) -> Iterator[ipaddress.IPv4Interface]:

@@ -46,6 +46,8 @@ def remove_addresses(interfaces: Iterable[ipaddress.IPv4Interface]) -> None:
     with route() as rt:
         bridge = rt.find(BRIDGE)
         if bridge is not None:
+            # The first address of a subnet must not take the others with it when it goes.
+            set_sysctl(f"ipv4/conf/{BRIDGE}/promote_secondaries", "1")
             for interface in interfaces:
                 rt.delete_address(bridge.index, str(interface.ip), interface.network.prefixlen)
 
@@ -63,20 +65,26 @@ def start_forwarding() -> list[str]:
 
 def overlaps(interfaces: Iterable[ipaddress.IPv4Interface]) -> list[str]:
     """Says which of the host's own routes, the default apart, lead elsewhere with addresses of the subnets."""
+    return [
+        f"{network} overlaps this host's route to {route}: what is sent there may end up at the wrong place; "
+        "choose another subnet"
+        for network, route in overlapping({interface.network for interface in interfaces})
+    ]
+
+
+def overlapping(networks: Iterable[ipaddress.IPv4Network]) -> list[tuple[ipaddress.IPv4Network, str]]:
+    """Returns each subnet with each route that leads elsewhere with addresses of it, like "10.0.0.0/8 by eth0"."""
     with route() as rt:
         bridge = rt.find(BRIDGE)
         names = {link.index: link.name for link in rt.links()}
         routes = rt.routes()
     found = []
-    for network in sorted({interface.network for interface in interfaces}):
+    for network in sorted(networks):
         for destination, index in dict.fromkeys(routes):
             if ":" in destination or (bridge is not None and index == bridge.index):
                 continue
             if network.overlaps(ipaddress.IPv4Network(destination)):
-                found.append(
-                    f"{network} overlaps this host's route to {destination} by {names.get(index, '?')}: "
-                    "what is sent there may end up at the wrong place; choose another subnet"
-                )
+                found.append((network, f"{destination} by {names.get(index, '?')}"))
     return found
 
 
