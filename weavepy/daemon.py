@@ -25,7 +25,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_ove
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.addressing import Addressing
+from weavepy.runtime.addressplan import check_routes
+from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.allocations import Allocations
 from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.api import Api
@@ -139,6 +141,8 @@ def _run(launch: Launch, ready: _Ready) -> None:
         )
         crash = opened.enter_context((launch.run_dir / CRASH_FILE).open("a"))
         faulthandler.enable(crash)
+        overlaps = check_routes(settings.options.address_plan(), in_use=bool(settings.stored_addresses))
+        settings = replace(settings, warnings=settings.warnings + overlaps)
         host = _open_host(launch, settings, opened)
         settings.keep(store)
         try:
@@ -290,6 +294,14 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             workers, connected=router.is_connected, known=lambda: addressing.configured()
         )
         addressing = Addressing(allocations, attachments, exposures, announcements)
+        space = AddressSpace(
+            router.addresses,
+            allocations,
+            addressing,
+            targets=router.targets,
+            wait_until=shell.wait_until,
+            clock=shell.clock,
+        )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
         operator = Operator(
             router,
@@ -299,6 +311,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             attachments,
             exposures,
             addressing,
+            space,
             warnings=warnings,
             interface=f"{host.overlay.tap} (via TAP)",
             tap_offloads=host.overlay.offloads,

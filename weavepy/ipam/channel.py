@@ -84,6 +84,10 @@ class AddressChannel:
             stored=stored,
         )
 
+    def reachable(self, peer: PeerName) -> bool:
+        """Tells whether a peer can be spoken to."""
+        return self._peers.reachable(peer)
+
     # ---- what is asked here
 
     def start(self) -> None:

@@ -128,8 +128,8 @@ def check(allocator: Allocator, now: float) -> list[str]:
     if clashing:
         shown = [f"{_address(c.address)} of {c.owner} ({allocator.called(c.peer)})" for c in clashing]
         found.append(
-            f"given out here and by another host, too: {_some(shown)}; give these containers other addresses: "
-            "`weavepy detach` and `weavepy attach`"
+            f"given out here and by another host, too: {_some(shown)}; `weavepy ipam repair --renumber` gives these "
+            "containers other addresses"
         )
     found += _space_findings(allocator)
     lacking = allocator.lacks(now)
@@ -151,8 +151,12 @@ def _space_findings(allocator: Allocator) -> list[str]:
             f"{size} addresses ({part:.1f}% of all) belong to peers that can't be reached: {_some(names)}; "
             "`weavepy rmpeer` takes over what is of those that are gone for good"
         )
+    universe = allocator.universe
     reached = sum(share.owned for peer, share in parts.items() if peer not in gone)
-    free = _free_everywhere(allocator)
+    if ring.empty:
+        reached = universe.end - universe.start
+    # The first and the last address of all are free and can't be given out.
+    free = max(0, _free_everywhere(allocator) - 2)
     if reached and free < LOW_PART * reached:
         found.append(
             f"{free} of {reached} addresses that can be reached are free: remove what isn't needed, or plan a larger "

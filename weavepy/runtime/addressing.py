@@ -39,11 +39,25 @@ class Addressing:
         self._attachments = attachments
         self._exposures = exposures
         self._announcements = announcements
-        self._claims: set[asyncio.Task[None]] = set()
+        self._claims: set[asyncio.Task[LocalError | None]] = set()
 
     def configured(self) -> list[tuple[bytes, str]]:
         """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
         return [*self._attachments.addresses(), *self._exposures.addresses()]
+
+    def is_configured(self, owner: str, address: IPv4Address) -> bool:
+        """Tells whether an owner has an address on an interface here."""
+        cidrs = self._exposures.present if owner == EXPOSE else self._attachments.cidrs(owner)
+        return address in map(_address, cidrs)
+
+    async def remove_all(self) -> None:
+        """Takes all addresses from all containers and from this host."""
+        for attachment in self._attachments.living():
+            try:
+                await self.detach(attachment.target, [])
+            except LocalError as error:
+                log.warning("%s: not detached: %s", attachment.target, error)
+        await self.hide([])
 
     # ---- containers
 
@@ -110,7 +124,8 @@ class Addressing:
             self._allocations.take_back(EXPOSE, given)
             raise
         for one in fixed:
-            self._claim_later(EXPOSE, one)
+            if self._allocations.universe is not None:
+                self.claim_later(EXPOSE, one)
         for text in notes:
             log.warning("%s", text)
         self._repeat_announcement(interfaces)
@@ -131,6 +146,32 @@ class Addressing:
             self._allocations.free(EXPOSE, _address(cidr))
         return {"removed": removed}
 
+    # ---- what somebody else has, too
+
+    async def renumber(self, owner: str, address: IPv4Address) -> str:
+        """Gives whoever has an address another one of the same subnet, and takes the first one away then."""
+        attachment = next((a for a in self._attachments.of(owner) if address in map(_address, a.cidrs)), None)
+        cidrs = self._exposures.present if owner == EXPOSE else attachment.cidrs if attachment else ()
+        old = next((IPv4Interface(cidr) for cidr in cidrs if _address(cidr) == address), None)
+        if old is None:
+            raise LocalError("it was asked for over HTTP: let who did so free it and ask anew")
+        self._allocations.free(owner, address)
+        try:
+            wanted = self._allocations.parse([f"net:{old.network}"])
+            given = await self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S)
+        except BaseException:
+            self.claim_later(owner, old)
+            raise
+        if attachment is None:
+            masquerade = self._exposures.present[str(old)].masquerade
+            await self._exposures.expose(given.cidrs, masquerade=masquerade)
+            await self._exposures.hide([str(old)])
+        else:
+            await self._attachments.attach(attachment.target, given.cidrs, owner)
+            await self._attachments.detach(attachment.target, [str(old)])
+        self._repeat_announcement(given.interfaces)
+        return given.cidrs[0]
+
     # ---- after a start
 
     def settle(self, attached: Mapping[str, Sequence[str]]) -> None:
@@ -146,29 +187,33 @@ class Addressing:
                 for interface in self._allocations.addresses(owner):
                     if interface.ip not in used:
                         self._allocations.free(owner, interface.ip)
+        if self._allocations.universe is None:
+            return
         for owner, cidrs in in_use.items():
             held = {interface.ip for interface in self._allocations.addresses(owner)}
             for cidr in cidrs:
                 if _address(cidr) not in held:
-                    self._claim_later(owner, IPv4Interface(cidr))
+                    self.claim_later(owner, IPv4Interface(cidr))
 
     def stop(self) -> None:
         """Waits for no address any more."""
         for task in self._claims:
             task.cancel()
 
-    def _claim_later(self, owner: str, interface: IPv4Interface) -> None:
-        if self._allocations.universe is None:
-            return
+    def claim_later(self, owner: str, interface: IPv4Interface) -> asyncio.Task[LocalError | None]:
+        """Sees to it that what is in use is known to be: asks for it until there is an answer, and returns that."""
         task = asyncio.get_running_loop().create_task(self._claim(owner, interface))
         self._claims.add(task)
         task.add_done_callback(self._claims.discard)
+        return task
 
-    async def _claim(self, owner: str, interface: IPv4Interface) -> None:
+    async def _claim(self, owner: str, interface: IPv4Interface) -> LocalError | None:
         try:
             await self._allocations.claim(owner, interface, None, optimistic=True)
         except LocalError as error:
             log.warning("%s is in use here all the same: %s", interface.ip, error)
+            return error
+        return None
 
     # ---- the division among the peers
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
-from weavepy.errors import UsageError, WireError
+from weavepy.errors import LocalError, UsageError, WireError
 from weavepy.events import PeerName
 from weavepy.ipam.config import AllocatorConfig
+from weavepy.linux.expose import overlapping
 from weavepy.wire.ipam import Range
 from weavepy.wire.peername import parse_peer_name
 
@@ -74,6 +75,26 @@ def plan(range_text: str | None, subnet_text: str | None, init: str | None) -> A
             )
     peers, seeds, observer = _parse_init("consensus" if init is None else init)
     return AddressPlan(whole, subnet, chosen, peers, seeds, observer)
+
+
+def check_routes(plan: AddressPlan, *, in_use: bool) -> tuple[str, ...]:
+    """Returns warnings about the host's own routes to what is given out. LocalError if nobody chose that: then there is
+    something better, unless it is `in_use` already.
+    """
+    if plan.range is None:
+        return ()
+    found = overlapping({plan.range, plan.subnet} if plan.chosen else {plan.subnet})
+    if found and not plan.chosen and not in_use:
+        network, route = found[0]
+        raise LocalError(
+            f"the addresses that are given out by default, {network}, overlap this host's route to {route}; "
+            "choose others with --ipalloc-range, the same on all hosts, like 10.192.0.0/12"
+        )
+    return tuple(
+        f"the range of addresses, {network}, overlaps this host's route to {route}: "
+        "what is sent there may end up at the wrong place"
+        for network, route in found
+    )
 
 
 def parse_subnet(text: str, flag: str) -> IPv4Network:

@@ -24,10 +24,12 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
+from weavepy.runtime.addressapi import AddressApi, AddressControl, is_weave_nets
 from weavepy.runtime.addresses import plain_host
 from weavepy.runtime.allocations import NotInTimeError
 from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
 from weavepy.runtime.captures import DIRECTIONS, Capture
+from weavepy.runtime.ipamtext import render_ipam
 
 log = logging.getLogger("weavepy.api")
 
@@ -44,6 +46,8 @@ class Control(Protocol):
 
     @property
     def ready(self) -> bool: ...
+    @property
+    def addresses(self) -> AddressControl: ...
     def report(self) -> dict[str, Any]: ...
     def figures(self) -> dict[str, Any]: ...
     async def connect(
@@ -79,6 +83,7 @@ class Api:
             web.get("/status/connections", self._text(status.render_connections)),
             web.get("/status/peers", self._text(status.render_peers)),
             web.get("/status/targets", self._text(status.render_targets)),
+            web.get("/status/ipam", self._text(render_ipam)),
             web.get("/report", self._report),
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
@@ -93,6 +98,7 @@ class Api:
                 web.post("/expose/{ip}/{length}", self._expose_one),
                 web.post("/hide", self._hide),
                 web.post("/stop", self._stop),
+                *AddressApi(self._control.addresses).routes(),
             ]
         if sock.family == socket.AF_UNIX:
             routes.append(web.post("/capture", self._capture))
@@ -300,7 +306,8 @@ def _accepts_json(request: web.Request) -> bool:
 
 
 def _error(request: web.Request, text: str, code: int) -> web.Response:
-    plain = is_form(request) or request.path.startswith(("/status", "/report", "/metrics", "/healthz"))
+    readable = ("/status", "/report", "/metrics", "/healthz")
+    plain = is_form(request) or is_weave_nets(request.path) or request.path.startswith(readable)
     return web.Response(text=text + "\n", status=code) if plain else _json({"error": text}, code)
 
 

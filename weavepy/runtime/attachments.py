@@ -70,14 +70,17 @@ class Attachments:
         """Returns all that is attached and hasn't ended."""
         return [attachment for inode, attachment in self.present.items() if inode not in self._ended]
 
-    def cidrs(self, owner: str) -> list[str]:
-        """Returns what an owner has configured."""
+    def of(self, owner: str) -> list[Attachment]:
+        """Returns what of an owner is attached and hasn't ended."""
         return [
-            cidr
+            attachment
             for inode, attachment in self.present.items()
             if self._owners[inode] == owner and inode not in self._ended
-            for cidr in attachment.cidrs
         ]
+
+    def cidrs(self, owner: str) -> list[str]:
+        """Returns what an owner has configured."""
+        return [cidr for attachment in self.of(owner) for cidr in attachment.cidrs]
 
     async def owner(self, target: str) -> str:
         """Returns what the container was called when it was attached first: its addresses are given to that name.

@@ -16,7 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from weavepy.runtime.status import STATES, visible
+from weavepy.runtime.ipamtext import visible
+from weavepy.runtime.status import STATES
 
 _TYPES = ("fastpath", "sleeve", "unknown")
 # Weave Net's word for whether a connection is sealed.
@@ -84,6 +85,17 @@ _LINK_GAUGES = (
     ("age_s", "weavepy_link_handshake_age_seconds", 1, "Time since the handshake of the control connection."),
     ("epoch", "weavepy_link_key_epoch", 1, "How often the key to send with was changed."),
 )
+# A figure of the addresses, Weave Net's name for it or ours, what it is.
+_ADDRESSES = (
+    ("RangeNumIPs", "weave_max_ips", "Size of IP address space used by allocator."),
+    ("UnreachablePeers", "weave_ipam_unreachable_count", "Number of unreachable peers that own addresses."),
+    ("PendingAllocates", "weave_ipam_pending_allocates", "Number of pending allocates."),
+    ("PendingClaims", "weave_ipam_pending_claims", "Number of pending claims."),
+    ("OwnedIPs", "weavepy_ipam_owned", "Addresses that this host may give out."),
+    ("Unclaimed", "weavepy_ipam_unclaimed", "Addresses in use here that another peer owns."),
+    ("Conflicts", "weavepy_ipam_conflicts", "Divisions of the addresses that contradict this host's."),
+    ("Clashes", "weavepy_ipam_clashes", "Addresses in use here that another peer has given out, too."),
+)
 
 
 def exposition(figures: Mapping[str, Any], accept: str) -> tuple[bytes, str]:
@@ -125,8 +137,30 @@ class _Router(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        if figures["IPAM"] is not None:
+            yield from self._addresses(figures["IPAM"])
         yield from self._counters()
         yield from self._links()
+
+    def _addresses(self, ipam: Mapping[str, int]) -> Iterator[Metric]:
+        used = GaugeMetricFamily("weave_ips", "Number of IP addresses.", labels=("state",))
+        used.add_metric(("local-used",), ipam["ActiveIPs"])
+        yield used
+        yield GaugeMetricFamily(
+            "weave_ipam_unreachable_percentage",
+            "Percentage of all IP addresses owned by unreachable peers.",
+            value=100 * ipam["UnreachableIPs"] / ipam["RangeNumIPs"],
+        )
+        free = GaugeMetricFamily(
+            "weavepy_ipam_free",
+            "Addresses that are free: of this host, and of all hosts that can be reached.",
+            labels=("scope",),
+        )
+        free.add_metric(("host",), ipam["FreeIPs"])
+        free.add_metric(("network",), ipam["FreeEverywhere"])
+        yield free
+        for key, name, text in _ADDRESSES:
+            yield GaugeMetricFamily(name, text, value=ipam[key])
 
     def _connections(self) -> Metric:
         counts = {(s, t, e): 0 for s in STATES for t in _TYPES for e in (True, False)}

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from weavepy import __version__
 from weavepy.errors import LocalError
 from weavepy.runtime.addressing import Addressing
+from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.captures import Capture, Captures, find_peer
 from weavepy.runtime.dataplane import DataPlane
@@ -46,6 +47,7 @@ class Operator:
         attachments: Attachments,
         exposures: Exposures,
         addressing: Addressing,
+        addresses: AddressSpace,
         *,
         warnings: Sequence[str],
         interface: str,
@@ -60,6 +62,7 @@ class Operator:
         self._attachments = attachments
         self._exposures = exposures
         self._addressing = addressing
+        self.addresses = addresses
         self._warnings = tuple(warnings)
         self._interface = interface
         self._tap_offloads = tap_offloads
@@ -84,6 +87,7 @@ class Operator:
             "Warnings": list(self._warnings),
             "Unresolved": [f"{name} ({why})" for name, why in sorted(self._targets.unresolved.items())],
             "Router": router,
+            "IPAM": self.addresses.report(),
             "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
             "Attachments": [
                 {"Target": a.target, "Cidrs": list(a.cidrs), "Interface": a.interface, "Mac": a.mac.hex(":")}
@@ -103,6 +107,7 @@ class Operator:
             "Router": {**router, "Connections": self._with_times(router["Connections"])},
             "Engine": {"Counters": engine.counters(), "Links": self._link_counters(router["Connections"])},
             "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
+            "IPAM": self.addresses.figures(),
             "Macs": len(engine.mac_entries()),
             "Attachments": len(self._attachments.present),
         }

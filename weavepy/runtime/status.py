@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weavepy.runtime.ipamtext import ipam_block, ipam_warnings, label
+from weavepy.runtime.ipamtext import visible as visible  # for all who show names
+
 Report = Mapping[str, Any]
 
 STATES = ("established", "pending", "retrying", "failed", "connecting")
 _SHOWN = ("mtu", "cipher", "rtt_ms", "epoch", "since_s")  # of a connection's attributes
 # Parts of Weave Net's report that aren't there (yet): nothing, for a template that asks whether they are.
-_ABSENT: Report = dict.fromkeys(("IPAM", "DNS", "Proxy", "Plugin"))
+_ABSENT: Report = dict.fromkeys(("DNS", "Proxy", "Plugin"))
 
 # Words of the router and the kernel, and what a person can do about it. The first that fits counts.
 _ADVICE = (
@@ -39,29 +42,31 @@ _OURSELVES = "router's own"  # the router's word for a target that turned out to
 
 
 def render_status(report: Report) -> str:
-    """The whole `weavepy status`: version, the router's block, warnings, verdict."""
+    """The whole `weavepy status`: version, the blocks of router and addresses, warnings, verdict."""
     router = report["Router"]
     low, high = router["ProtocolMinVersion"], router["ProtocolMaxVersion"]
     versions = str(high) if low == high else f"{low}..{high}"
     targets = router["Targets"] or []
     fastpath = router["OverlayDiagnostics"]["fastpath"]
+    warnings = [*report.get("Warnings", ()), *mtu_warnings(report), *ipam_warnings(report.get("IPAM"))]
     lines = [
-        _label("Version", report["Version"]),
+        label("Version", report["Version"]),
         "",
-        _label("Service", "router"),
-        _label("Protocol", f"{router['Protocol']} {versions}"),
-        _label("Name", _peer(router["Name"], router["NickName"])),
-        _label("Encryption", _switch(router["Encryption"])),
-        _label("PeerDiscovery", _switch(router["PeerDiscovery"])),
-        _label("Targets", str(len(targets))),
-        _label("Connections", _connections_summary(router["Connections"] or [])),
-        _label("Peers", _peers_summary(router["Peers"] or [])),
-        _label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
-        _label("Ciphers", ", ".join(f"{name} by {by}" for name, by in fastpath["Ciphers"].items()) or "none"),
-        _label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
+        label("Service", "router"),
+        label("Protocol", f"{router['Protocol']} {versions}"),
+        label("Name", _peer(router["Name"], router["NickName"])),
+        label("Encryption", _switch(router["Encryption"])),
+        label("PeerDiscovery", _switch(router["PeerDiscovery"])),
+        label("Targets", str(len(targets))),
+        label("Connections", _connections_summary(router["Connections"] or [])),
+        label("Peers", _peers_summary(router["Peers"] or [])),
+        label("TrustedSubnets", ", ".join(router["TrustedSubnets"] or []) or "none"),
+        label("Ciphers", ", ".join(f"{name} by {by}" for name, by in fastpath["Ciphers"].items()) or "none"),
+        label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
         *_exposed(report),
+        *ipam_block(report.get("IPAM")),
         "",
-        *(f"Warning: {visible(text)}" for text in [*report.get("Warnings", ()), *mtu_warnings(report)]),
+        *(f"Warning: {visible(text)}" for text in warnings),
     ]
     _, text = verdict(report)
     return "\n".join([*lines, text, ""])
@@ -69,7 +74,7 @@ def render_status(report: Report) -> str:
 
 def _exposed(report: Report) -> list[str]:
     cidrs = [e["Cidr"] + ("" if e["Masquerade"] else " (no masquerade)") for e in report.get("Exposed", ())]
-    return [_label("Exposed", ", ".join(cidrs))] if cidrs else []
+    return [label("Exposed", ", ".join(cidrs))] if cidrs else []
 
 
 def render_connections(report: Report) -> str:
@@ -136,6 +141,8 @@ def verdict(report: Report) -> tuple[bool, str]:
         )
     if unresolved := report.get("Unresolved", ()):
         return False, f"Not connected: the name {visible(unresolved[0])} has no address; see your DNS."
+    if ipam_warnings(report.get("IPAM")):
+        return False, "Addresses need attention: see `weavepy ipam check`."
     if not up:
         return True, "Ready, but alone: no peer was named yet; join one with `weavepy connect <host>`."
     return True, f"All well: {len(up)} of {len(up)} peers established, {_protection(up)}."
@@ -212,21 +219,12 @@ def _peers_summary(peers: Sequence[Report]) -> str:
     return f"{len(peers)} (with {listed} connections)" if listed else str(len(peers))
 
 
-def _label(label: str, value: str) -> str:
-    return f"{label:>15}: {value}"
-
-
 def _switch(on: bool) -> str:
     return "enabled" if on else "disabled"
 
 
 def _peer(name: str, nickname: str) -> str:
     return f"{name}({visible(nickname)})"
-
-
-def visible(text: str) -> str:
-    """Escapes what a terminal would obey instead of show."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _text(lines: Sequence[str]) -> str:

@@ -116,7 +116,7 @@ def test_what_is_the_matter_is_said_with_what_to_do() -> None:
         "over what is of those that are gone for good"
     )
     assert low == (
-        "8 of 128 addresses that can be reached are free: remove what isn't needed, or plan a larger --ipalloc-range"
+        "6 of 128 addresses that can be reached are free: remove what isn't needed, or plan a larger --ipalloc-range"
     )
     numbers = figures(one)
     assert (numbers["UnreachablePeers"], numbers["UnreachableIPs"]) == (1, 128)
@@ -151,8 +151,8 @@ def test_conflicts_and_clashes_are_said() -> None:
     island.pass_time(40.0)
     (finding,) = check(island[3].allocator, island.now)
     assert finding == (
-        "given out here and by another host, too: 10.32.0.1 of c3 (00:00:00:00:00:01(host1)); give these containers "
-        "other addresses: `weavepy detach` and `weavepy attach`"
+        "given out here and by another host, too: 10.32.0.1 of c3 (00:00:00:00:00:01(host1)); `weavepy ipam repair "
+        "--renumber` gives these containers other addresses"
     )
     said = report(island[3].allocator, island.now)
     assert said["Clashes"] == [

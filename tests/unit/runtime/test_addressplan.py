@@ -1,9 +1,20 @@
 """What the options about addresses come down to, and what of them can't be right."""
 
+from ipaddress import IPv4Network
+
 import pytest
 
-from weavepy.errors import UsageError
-from weavepy.runtime.addressplan import DEFAULT_RANGE, DEFAULT_SUBNET, SLOTS, AddressPlan, plan, universe_of
+from weavepy.errors import LocalError, UsageError
+from weavepy.runtime import addressplan
+from weavepy.runtime.addressplan import (
+    DEFAULT_RANGE,
+    DEFAULT_SUBNET,
+    SLOTS,
+    AddressPlan,
+    check_routes,
+    plan,
+    universe_of,
+)
 from weavepy.runtime.options import options_from_json
 
 
@@ -75,3 +86,44 @@ def test_what_cant_be_right_is_refused_by_name(options: dict[str, object], said:
 
 def test_a_universe_is_all_of_its_range() -> None:
     assert universe_of(DEFAULT_SUBNET) == (0x0A200000, 0x0A300000)
+
+
+class Routes:
+    """The host's own routes, as `overlapping` finds them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *routes: str) -> None:
+        self.asked: set[IPv4Network] = set()
+        self._routes = routes
+        monkeypatch.setattr(addressplan, "overlapping", self)
+
+    def __call__(self, networks: set[IPv4Network]) -> list[tuple[IPv4Network, str]]:
+        self.asked = networks
+        return [
+            (network, f"{route} by eth0")
+            for network in sorted(networks)
+            for route in self._routes
+            if network.overlaps(IPv4Network(route))
+        ]
+
+
+def test_a_route_to_what_is_given_out_by_default_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Routes(monkeypatch, "10.47.0.0/16")  # containers take all of the subnet for their neighbours
+    with pytest.raises(
+        LocalError, match=r"10\.32\.0\.0/12, overlap .* 10\.47\.0\.0/16 by eth0; .*--ipalloc-range"
+    ):
+        check_routes(plan(None, None, None), in_use=False)
+
+
+def test_a_route_to_what_was_chosen_or_is_in_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = Routes(monkeypatch, "10.40.0.0/16")
+    (warning,) = check_routes(plan(None, None, None), in_use=True)
+    assert "10.32.0.0/12, overlaps this host's route to 10.40.0.0/16 by eth0" in warning
+    assert len(check_routes(plan("10.40.0.0/14", "10.40.0.0/16", None), in_use=False)) == 2
+    assert routes.asked == {IPv4Network("10.40.0.0/14"), IPv4Network("10.40.0.0/16")}
+    assert check_routes(plan("10.192.0.0/12", None, None), in_use=False) == ()
+    assert check_routes(plan("", None, None), in_use=False) == ()
+
+
+def test_without_such_routes_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    Routes(monkeypatch, "192.168.0.0/16")
+    assert check_routes(plan(None, None, None), in_use=False) == ()

@@ -8,13 +8,15 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from weavepy import limits
 from weavepy.client import Client, RouterNotRunningError
 from weavepy.errors import LocalError
+from weavepy.runtime.addressapi import AddressControl
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import open_tcp_socket, open_unix_socket
 
@@ -34,6 +36,7 @@ REPORT = {
         "TrustedSubnets": [],
         "OverlayDiagnostics": {"fastpath": {"Ciphers": {}, "Offloads": {}}},
     },
+    "IPAM": None,
 }
 
 
@@ -42,6 +45,7 @@ FIGURES: dict[str, Any] = {
     "Router": {"Connections": [], "TerminationCount": 3, "PeerCount": 1},
     "Engine": {"Counters": {}, "Links": {}},
     "Shell": {"Sockets": 0, "Counters": {}},
+    "IPAM": None,
     "Macs": 0,
     "Attachments": 0,
 }
@@ -53,6 +57,7 @@ class RecordingControl:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.value: dict[str, Any] = dict(REPORT)
+        self.addresses = cast(AddressControl, SimpleNamespace(on=False))
         self.ready = True
 
     def report(self) -> dict[str, Any]:

@@ -17,6 +17,21 @@ TALLIES = [f"{way}_{what}" for way in ("tx", "rx") for what in ("bytes", "datagr
 TALLIES.append("rx_lost")
 COUNTERS = {"tap_frames": 7, "tx_bytes": 1000, "drop_tag": 3, "drop_no_route": 0, "mac_moves": 2}
 
+IPAM = {
+    "RangeNumIPs": 1024,
+    "ActiveIPs": 3,
+    "OwnedIPs": 512,
+    "FreeIPs": 509,
+    "FreeEverywhere": 700,
+    "UnreachablePeers": 1,
+    "UnreachableIPs": 256,
+    "PendingAllocates": 2,
+    "PendingClaims": 4,
+    "Unclaimed": 5,
+    "Clashes": 6,
+    "Conflicts": 7,
+}
+
 
 def link(peer: str, index: int, state: str = "established", **attributes: Any) -> dict[str, Any]:
     standard = {
@@ -42,6 +57,7 @@ def figures(*connections: dict[str, Any], links: dict[int, dict[str, int]] | Non
         "Router": {"Connections": list(connections), "TerminationCount": 3, "PeerCount": 2},
         "Engine": {"Counters": COUNTERS, "Links": links or {}},
         "Shell": {"Sockets": 1, "Counters": {"slow_peers": 1}},
+        "IPAM": IPAM,
         "Macs": 5,
         "Attachments": 1,
     }
@@ -90,6 +106,22 @@ def test_names_that_dashboards_for_weave_use() -> None:
     assert connections("failed", "unknown", "") == 1
     assert connections("connecting", "unknown", "") == 0  # there, so that an alert can look at it
     assert found["weave_connection_terminations_total", ()] == 3
+    assert found["weave_ips", (("state", "local-used"),)] == 3
+    assert found["weave_max_ips", ()] == 1024
+    assert found["weave_ipam_unreachable_count", ()] == 1
+    assert found["weave_ipam_unreachable_percentage", ()] == 25
+    assert found["weave_ipam_pending_allocates", ()] == 2
+    assert found["weave_ipam_pending_claims", ()] == 4
+
+
+def test_addresses_have_figures_of_our_own_too() -> None:
+    found = samples(FULL)
+    assert found["weavepy_ipam_free", (("scope", "host"),)] == 509
+    assert found["weavepy_ipam_free", (("scope", "network"),)] == 700
+    names = ("owned", "unclaimed", "conflicts", "clashes")
+    assert [found[f"weavepy_ipam_{name}", ()] for name in names] == [512, 5, 7, 6]
+    none = samples({**FULL, "IPAM": None})
+    assert not [name for name, _ in none if "ipam" in name or "ips" in name]
 
 
 def test_each_link_has_its_figures() -> None:

@@ -109,6 +109,7 @@ def operator() -> tuple[Operator, Shell, Targets]:
         cast(Any, SimpleNamespace(present={70: attached}, living=lambda: [attached])),
         cast(Any, SimpleNamespace(present=EXPOSED)),
         cast(Any, SimpleNamespace()),
+        cast(Any, SimpleNamespace(report=lambda: {"Status": "ready"}, figures=lambda: {"ActiveIPs": 1})),
         warnings=("look out",),
         interface="vethwe-tap (via TAP)",
         tap_offloads={"tso"},
@@ -147,6 +148,7 @@ def test_the_report_is_one_picture() -> None:
     assert (never, now) == ("it is us, retry: never", "refused")
     assert report["Shell"] == {"Sockets": 2, "Counters": {"slow_peers": 1}}
     assert report["Captures"] == []
+    assert report["IPAM"] == {"Status": "ready"}
 
 
 def test_a_link_that_the_engine_has_not_yet_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,214 @@
+"""Addresses over HTTP: Weave Net 2.8.1's requests, answered as it did, and our own commands' in JSON.
+
+Rules of this file. As in `api.py`: a handler checks, calls one method and renders the answer. Weave Net's requests
+carry nothing that a browser couldn't send, so what a browser sends is refused, also where it only reads but may wait.
+Who waits for an address and goes away has asked for nothing. The thing people get wrong: where no addresses are given
+out Weave Net has none of these pages, and its script looks for that very text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from aiohttp import web
+
+from weavepy.errors import LocalError
+from weavepy.runtime.apibody import one_text, read_json, refuse_browser
+
+WAIT_MAX_S = 3600.0
+LOOK_PERIOD_S = 0.25  # for clients that have gone away
+NOT_FOUND = "404 page not found\n"
+CANCELLED = "cancelled"
+
+_T = TypeVar("_T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AddressControl(Protocol):
+    """What can be asked about addresses; see `addressspace.AddressSpace`."""
+
+    @property
+    def on(self) -> bool: ...
+    def default_subnet(self) -> str: ...
+    async def allocate(self, owner: str, subnet: str | None, gone: Callable[[], bool]) -> str: ...
+    def lookup(self, owner: str, subnet: str | None) -> list[str]: ...
+    def owned(self) -> list[dict[str, Any]]: ...
+    async def claim(self, owner: str, cidr: str, *, tolerant: bool) -> None: ...
+    def free(self, owner: str, address: str | None) -> None: ...
+    def check(self) -> list[str]: ...
+    async def prime(self, timeout_s: float) -> str: ...
+    async def take_over(self, text: str, *, force: bool) -> dict[str, Any]: ...
+    async def leave(self) -> dict[str, Any]: ...
+    async def repair(self, peer: str, *, renumber: bool) -> dict[str, Any]: ...
+
+
+def is_weave_nets(path: str) -> bool:
+    """Tells whether a path is one of Weave Net's for addresses, which answers in plain text."""
+    return path in ("/ip", "/ring", "/peer") or path.startswith(("/ip/", "/ipinfo/", "/peer/"))
+
+
+class AddressApi:
+    """The handlers, on one control object."""
+
+    def __init__(self, control: AddressControl) -> None:
+        self._control = control
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns all that belongs to the full API."""
+        return [
+            web.get("/ip", self._weave_nets(self._owned)),
+            web.post("/ip/{id}", self._weave_nets(self._allocate)),
+            web.get("/ip/{id}", self._weave_nets(self._lookup)),
+            web.delete("/ip/{id}", self._weave_nets(self._free)),
+            web.delete("/ip/{id}/{ip}", self._weave_nets(self._free)),
+            web.post("/ip/{id}/{ip}/{length}", self._weave_nets(self._allocate)),
+            web.get("/ip/{id}/{ip}/{length}", self._weave_nets(self._lookup)),
+            web.put("/ip/{id}/{ip}/{length}", self._weave_nets(self._claim)),
+            web.get("/ring", self._weave_nets(self._ring)),
+            web.get("/ipinfo/defaultsubnet", self._weave_nets(self._default_subnet)),
+            web.get("/ipinfo/tracker", self._weave_nets(self._tracker)),
+            web.delete("/peer", self._weave_nets(self._shut_down)),
+            web.delete("/peer/{peer}", self._weave_nets(self._take_over)),
+            web.post("/prime", self._prime),
+            web.post("/rmpeer", self._rmpeer),
+            web.post("/leave", self._leave),
+            web.get("/ipam/check", self._check),
+            web.post("/ipam/repair", self._repair),
+        ]
+
+    def _weave_nets(self, handler: Handler) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            refuse_browser(request)
+            if not self._control.on:
+                return web.Response(text=NOT_FOUND, status=404)
+            return await handler(request)
+
+        return answer
+
+    # ---- Weave Net's
+
+    async def _owned(self, _request: web.Request) -> web.Response:
+        return _json({"owned": self._control.owned()})
+
+    async def _allocate(self, request: web.Request) -> web.Response:
+        _switch(request, "check-alive")
+        wanted = self._control.allocate(request.match_info["id"], _cidr(request), lambda: _gone(request))
+        given = await unless_gone(request, wanted)
+        return web.Response(text=CANCELLED if given is None else given)
+
+    async def _lookup(self, request: web.Request) -> web.Response:
+        cidrs = self._control.lookup(request.match_info["id"], _cidr(request))
+        return web.Response(text=" ".join(cidrs)) if cidrs else web.Response(text=NOT_FOUND, status=404)
+
+    async def _claim(self, request: web.Request) -> web.Response:
+        _switch(request, "check-alive")
+        tolerant = _switch(request, "noErrorOnUnknown")
+        cidr = _cidr(request)
+        assert cidr is not None
+        claim = self._control.claim(request.match_info["id"], cidr, tolerant=tolerant)
+        try:
+            await unless_gone(request, claim)
+        except LocalError as error:
+            raise type(error)(f"Unable to claim: {error}") from None
+        return web.Response(status=204)
+
+    async def _free(self, request: web.Request) -> web.Response:
+        self._control.free(request.match_info["id"], request.match_info.get("ip"))
+        return web.Response(status=204)
+
+    async def _ring(self, request: web.Request) -> web.Response:
+        async def wait() -> bool:
+            while await self._control.prime(WAIT_MAX_S):
+                pass
+            return True
+
+        await unless_gone(request, wait())
+        return web.Response()
+
+    async def _default_subnet(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self._control.default_subnet())
+
+    async def _tracker(self, _request: web.Request) -> web.Response:
+        return web.Response(text="")  # of routes outside, as in Amazon's clouds: there is none
+
+    async def _shut_down(self, _request: web.Request) -> web.Response:
+        await self._control.leave()
+        return web.Response(status=204)
+
+    async def _take_over(self, request: web.Request) -> web.Response:
+        peer = request.match_info["peer"]
+        answer = await self._control.take_over(peer, force=_switch(request, "force"))
+        return web.Response(text=f"{answer['taken']} IPs taken over from {peer}\n")
+
+    # ---- our own
+
+    async def _prime(self, request: web.Request) -> web.Response:
+        body = await read_json(request, {"timeout_s"})
+        timeout_s = body.get("timeout_s", 0.0)
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise LocalError('"timeout_s" must be a number of seconds')
+        if not 0 <= timeout_s <= WAIT_MAX_S:
+            raise LocalError(f'"timeout_s" must be from 0 to {WAIT_MAX_S:.0f}')
+        lacking = await unless_gone(request, self._control.prime(float(timeout_s)))
+        return _json({"waits_for": lacking or ""})
+
+    async def _rmpeer(self, request: web.Request) -> web.Response:
+        body = await read_json(request, {"peer", "force"})
+        return _json(await self._control.take_over(one_text(body, "peer"), force=_flag(body, "force")))
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        await read_json(request, set())
+        return _json(await self._control.leave())
+
+    async def _check(self, _request: web.Request) -> web.Response:
+        return _json({"on": self._control.on, "findings": self._control.check()})
+
+    async def _repair(self, request: web.Request) -> web.Response:
+        body = await read_json(request, {"peer", "renumber"})
+        peer = one_text(body, "peer") if body.get("peer") else ""
+        return _json(await self._control.repair(peer, renumber=_flag(body, "renumber")))
+
+
+async def unless_gone(request: web.Request, coroutine: Coroutine[Any, Any, _T]) -> _T | None:
+    """Awaits what may take long; when the client goes away it is cancelled, and None returned."""
+    task = asyncio.get_running_loop().create_task(coroutine)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK_PERIOD_S)
+            if not task.done() and _gone(request):
+                return None
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _cidr(request: web.Request) -> str | None:
+    """Returns what the path says of a subnet, or of an address in one."""
+    ip = request.match_info.get("ip")
+    return None if ip is None else f"{ip}/{request.match_info['length']}"
+
+
+def _switch(request: web.Request, name: str) -> bool:
+    value = request.query.get(name, "false")
+    if value not in ("true", "false"):
+        raise LocalError(f'"{name}" must be true or false')
+    return value == "true"
+
+
+def _flag(body: Mapping[str, object], key: str) -> bool:
+    value = body.get(key, False)
+    if not isinstance(value, bool):
+        raise LocalError(f'"{key}" must be true or false')
+    return value
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(text=json.dumps(value, indent=4) + "\n", content_type="application/json")
