@@ -356,7 +356,7 @@ def test_reset_leaves_nothing(lab: Lab, password: str) -> None:
     name = name_of(host)
     host.weavepy("attach", "10.32.1.1/24", container.target)
     host.kill_router()  # the worst case: nobody tidied up
-    assert "removed" in reset(host)
+    assert "removed" in reset(host, "--force")
     assert host.run(["ip", "-o", "link"]).stdout.count("\n") == before
     assert container.run(["ip", "-o", "link"]).stdout.count("\n") == 1
     assert not host.run_dir.exists()
@@ -368,8 +368,9 @@ def test_reset_leaves_nothing(lab: Lab, password: str) -> None:
     assert host.weavepy("status", check=False).returncode == 3
 
 
-def reset(host: Host) -> str:
-    return host.weavepy("reset", "--state-dir", str(host.state_dir), "--run-dir", str(host.run_dir)).stdout
+def reset(host: Host, *flags: str) -> str:
+    directories = ("--state-dir", str(host.state_dir), "--run-dir", str(host.run_dir))
+    return host.weavepy("reset", *directories, *flags).stdout
 
 
 # ---- systemd

@@ -21,14 +21,13 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from scapy.utils import RawPcapReader, rdpcap
-from test_commands import ScriptedRouter, router, run_dir
+from scripted_router import ScriptedRouter
 
 from weavepy.cli import main
 from weavepy.cli.frames import Frame, FrameReader, PcapWriter, TextWriter
 from weavepy.cli.libpcap import compile_filter
 from weavepy.errors import UsageError
 
-__all__ = ["router", "run_dir"]  # fixtures of test_commands
 SELF, TWO, THREE, STRANGER = 0x02_00_00_00_00_01, 0x02_00_00_00_00_02, 0x02_00_00_00_00_03, 0x0266
 OUT, IN, RELAYED, COUNTS = 0, 1, 2, 255
 SECOND = 1_000_000_000

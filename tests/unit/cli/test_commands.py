@@ -1,21 +1,17 @@
 """The commands with a scripted router behind the socket, and as real processes."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from scripted_router import ScriptedRouter, invoke
 
 from weavepy import __version__
-from weavepy.cli import COMMANDS, REMOVED, main
+from weavepy.cli import COMMANDS, REMOVED
 
 HEAVY = (
     "asyncio",
@@ -31,74 +27,6 @@ HEAVY = (
 )
 
 
-class ScriptedRouter:
-    """Listens on a run directory's socket and answers each request with the next of `answers`."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.answers: list[bytes] = []
-        self.requests: list[tuple[str, Any]] = []
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(run_dir / "weavepy.sock"))
-        self._socket.listen(8)
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def will_answer(self, value: object, status: str = "200 OK", headers: str = "") -> None:
-        body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-        head = f"HTTP/1.0 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-        self.answers.append(head.encode() + body)
-
-    def _serve(self) -> None:
-        while True:
-            connection, _ = self._socket.accept()
-            with connection:
-                request = b""
-                while b"\r\n\r\n" not in request:
-                    piece = connection.recv(65536)
-                    if not piece:
-                        return
-                    request += piece
-                head, _, body = request.partition(b"\r\n\r\n")
-                length = next(
-                    (int(x.split(b":")[1]) for x in head.split(b"\r\n") if x.startswith(b"Content-L")), 0
-                )
-                while len(body) < length:
-                    body += connection.recv(65536)
-                line = head.split(b" HTTP")[0].decode()
-                self.requests.append((line, json.loads(body) if body else None))
-                connection.sendall(self.answers.pop(0))
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_UNIX) as last:
-            last.connect(self._socket.getsockname())
-        self._thread.join()
-        self._socket.close()
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_"))]:
-        monkeypatch.delenv(name)
-    directory = tmp_path / "run"
-    directory.mkdir()
-    (tmp_path / "weavepy.toml").write_text("")
-    monkeypatch.setenv("WEAVEPY_CONFIG", str(tmp_path / "weavepy.toml"))
-    monkeypatch.setenv("WEAVEPY_RUN_DIR", str(directory))
-    monkeypatch.setenv("WEAVEPY_STATE_DIR", str(tmp_path / "state"))
-    return directory
-
-
-@pytest.fixture
-def router(run_dir: Path) -> Iterator[ScriptedRouter]:
-    value = ScriptedRouter(run_dir)
-    yield value
-    value.close()
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
 @pytest.mark.usefixtures("run_dir")
 @pytest.mark.parametrize(
     "arguments",
@@ -111,6 +39,11 @@ def invoke(*arguments: str) -> Result:
         ("attach", "10.0.0.1/24", "pid:1"),
         ("detach", "pid:1"),
         ("stop",),
+        ("prime",),
+        ("rmpeer", "a"),
+        ("status", "ipam"),
+        ("ipam", "check"),
+        ("ipam", "repair"),
     ],
 )
 def test_without_a_router_every_command_says_so_with_3(arguments: tuple[str, ...]) -> None:
@@ -134,6 +67,9 @@ def test_without_a_router_every_command_says_so_with_3(arguments: tuple[str, ...
         ("launch", "--nonsense"),
         ("launch", "--port", "x"),
         ("logs", "-n", "-1"),
+        ("rmpeer",),
+        ("prime", "--timeout", "-1"),
+        ("ipam", "nonsense"),
         ("demo", "--hosts", "1"),
     ],
 )
