@@ -59,6 +59,23 @@ FORMER_RINGS_MAX: Final = 4  # that a host gave up and would know again
 RING_VERSIONS_RESERVED: Final = 16  # of an entry that is ours, used before the ring is saved again
 STATES_KNOWN_MAX: Final = 1024  # of others that brought nothing new, known again by their hash
 
+# Leases of the address space (`--reclaim-after`).
+RECLAIM_AFTER_MIN_S: Final = (
+    120  # half of it must be far longer than a view of the network may lag, about 15 s
+)
+RECLAIM_AFTER_MAX_S: Final = 30 * 86400
+LEASE_MARGIN_S: Final = (
+    60.0  # longer than a host's own time that others wait: their views lag, and rings travel
+)
+LEASE_SETTLE_S: Final = 45.0  # that a peer must be there until its ring is known, with one periodic gossip
+LEASE_TICK_S: Final = 5.0  # between looks, and between tries of one proposer
+LEASE_GATHER_S: Final = 1.0  # hosts that start together make one change of the roster
+LEASE_TURN_S: Final = 10.0  # that a proposer leaves to each one before it
+LEASE_HEIRS_MAX: Final = 1024  # peers that were taken over and are remembered
+LEASE_VALUES_MAX: Final = (
+    64  # different rosters in one message: the one in force and what is proposed at once
+)
+
 # gob.
 GOB_DEPTH_MAX: Final = 16
 GOB_TYPES_MAX: Final = 64

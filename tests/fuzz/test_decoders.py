@@ -27,6 +27,14 @@ from weavepy.wire.fastpath import (
 from weavepy.wire.features import Features, decode_features_untrusted, encode_features
 from weavepy.wire.gob import GobReader
 from weavepy.wire.ipam import decode_address_state_untrusted, decode_address_unicast_untrusted
+from weavepy.wire.lease import (
+    Ballot,
+    LeaseState,
+    Roster,
+    Statement,
+    decode_lease_state_untrusted,
+    encode_lease_state,
+)
 from weavepy.wire.messages import (
     Message,
     OverlayControl,
@@ -289,3 +297,19 @@ def test_addresses() -> None:
     unicasts = [bytes.fromhex(v["payload"]) for v in vectors if "tag 5" in v["carrier"]]
     fuzz(decode_address_state_untrusted, states, WireError)
     fuzz(decode_address_unicast_untrusted, unicasts, WireError)
+
+
+def test_leases() -> None:
+    one, two = PeerName(1), PeerName(0x020304050607)
+    roster = Roster(4, ((one, 1), (two, 7)), ((PeerName(9), one),))
+    plain = Statement(one, 9, 1, 4, 300)
+    voting = Statement(two, 10, 7, 4, 120, Ballot(3, two), Ballot(2, one), roster._replace(version=5), (one,))
+    states = [LeaseState(None, (plain,)), LeaseState(roster, ()), LeaseState(roster, (plain, voting))]
+
+    def decode(data: bytes) -> None:
+        state = decode_lease_state_untrusted(data)
+        assert size(state) <= len(data)
+        # There is one encoding, so what goes on is what came.
+        assert encode_lease_state(state) == data
+
+    fuzz(decode, [encode_lease_state(state) for state in states], WireError)
