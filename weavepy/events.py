@@ -457,6 +457,11 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesExpired:
+    """No address of the range may be used here any more: others may have got them by now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """The answer to what was asked as `number`: `value`, or unless it is empty the `reason` why there is none."""
 
@@ -496,6 +501,7 @@ Effect: TypeAlias = (
     | ForgetMacs
     | Persist
     | Answered
+    | AddressesExpired
     | Log
 )
 

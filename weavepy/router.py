@@ -107,6 +107,8 @@ class Router:
                 stored=stored,
             )
             self._gossip.add_channel(self.addresses)
+            if self.addresses.lease is not None:
+                self._gossip.add_channel(self.addresses.lease)
         self._dialler = Dialler(
             config.name,
             port=config.port,
@@ -136,7 +138,7 @@ class Router:
         self._gossip_at = now + limits.GOSSIP_INTERVAL_S
         self._network.start(now)
         if self.addresses is not None:
-            self.addresses.start()
+            self.addresses.start(now)
         self._dialler.add(self._config.targets, replace=False, now=now)
         self._dialler.remember(self._config.remembered)
         self._dial_now = True

@@ -20,7 +20,7 @@ from weavepy.events import Entropy, PeerName
 from weavepy.ipam.actions import AllocatorAction, Announce, Request
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.conflicts import Conflict
-from weavepy.ipam.exchange import Exchange
+from weavepy.ipam.exchange import Exchange, LeaseRules
 from weavepy.ipam.ledger import Ledger
 from weavepy.ipam.requests import Requests
 from weavepy.ipam.ring import Ring
@@ -235,6 +235,24 @@ class Allocator:
         """Gives out nothing and gives nothing away while others may take this host for lost; None ends it."""
         return self._hold_back("fence", reason, now)
 
+    def obey(self, lease: LeaseRules) -> None:
+        """Gives space to, and believes, only whom the lease lets it."""
+        self._exchange.lease = lease
+
+    def expire(self) -> list[AllocatorAction]:
+        """Takes back all addresses of the universe: none of them may be used any more."""
+        ledger = self._ledger
+        for address in [address for address in ledger.held if ledger.is_inside(address)]:
+            ledger.forget(address)
+            ledger.space.give_back(address)
+        return ledger.changed([])
+
+    def forget_ring(self) -> list[AllocatorAction]:
+        """Knows of no division any more, since ours was taken over; others tell what it is by now."""
+        self._ledger.forget_ring()
+        self._exchange.forget()
+        return self._ledger.changed([])
+
     def repair(self, now: float, *, peer: PeerName | None = None) -> list[AllocatorAction]:
         """Gives way to the ring that contradicts ours, or of several to the one in which `peer` owns something, and
         claims there what is in use here. To be done on all hosts of one side. Raises RepairError.
@@ -283,7 +301,7 @@ class Allocator:
         """Takes what a peer sent to us alone."""
         match decode_address_unicast_untrusted(payload):
             case SpaceRequest(wanted):
-                return self._exchange.donate(source, wanted)
+                return self._exchange.donate(source, wanted, now)
             case RingUpdate(state):
                 actions = self._exchange.receive(state, source, now)
                 self._requests.answered(source)

@@ -6,7 +6,7 @@ end of the router's turn, so what is saved is durable before anybody is told; no
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from weavepy.events import (
     AddressCancelled,
@@ -27,6 +27,7 @@ from weavepy.ipam.actions import AllocatorAction, Announce, Granted, Refused, Re
 from weavepy.ipam.allocator import AddressNews, Allocator
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.conflicts import RepairError
+from weavepy.ipam.leasechannel import LeaseChannel
 from weavepy.wire.ipam import CHANNEL, Range, encode_address_unicast
 
 AddressEvent = (
@@ -51,7 +52,7 @@ class Peers(Protocol):
 class Gossip(Protocol):
     """The part of `mesh.gossip.Gossiper` that is used here."""
 
-    def broadcast(self, channel: str, news: AddressNews) -> None: ...
+    def broadcast(self, channel: str, news: Any) -> None: ...
     def unicast(self, channel: str, destination: PeerName, payload: bytes) -> bool: ...
 
 
@@ -83,6 +84,17 @@ class AddressChannel:
             expected=expected,
             stored=stored,
         )
+        self.lease: LeaseChannel | None = None
+        if config.reclaim_after_s:
+            self.lease = LeaseChannel(
+                config,
+                self.allocator,
+                reachable=peers.reachable,
+                gossip=gossip,
+                perform=self._perform,
+                emit=emit,
+                stored=stored or {},
+            )
 
     def reachable(self, peer: PeerName) -> bool:
         """Tells whether a peer can be spoken to."""
@@ -90,9 +102,11 @@ class AddressChannel:
 
     # ---- what is asked here
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Begins."""
         self._perform(self.allocator.start())
+        if self.lease is not None:
+            self.lease.start(now)
 
     def handle(self, event: AddressEvent, now: float) -> None:
         """Takes what the operator, or somebody for a container, asks for."""
@@ -113,6 +127,8 @@ class AddressChannel:
                 owned = self._owned()
                 heirs = [peer for peer in allocator.ring.peers() if self._peers.reachable(peer)]
                 self._perform(allocator.leave(heirs))
+                if self.lease is not None:
+                    self.lease.dismiss(allocator.ring.peer, now)
                 self._emit(Answered(number, owned - self._owned()))
             case DivisionYielded(number, peer):
                 try:
@@ -136,6 +152,8 @@ class AddressChannel:
             reason = "it is still heard and gives out these addresses; stop it first (`weavepy reset` there)"
             self._emit(Answered(number, reason=reason))
         else:
+            if self.lease is not None:
+                self.lease.dismiss(peer, now)
             gained, actions = self.allocator.take_over(peer, now)
             self._perform(actions)
             self._emit(Answered(number, gained))
@@ -163,14 +181,19 @@ class AddressChannel:
 
     def next_timer(self) -> float | None:
         """Returns when `handle_timer` is due."""
-        return self.allocator.next_timer()
+        timers = [self.allocator.next_timer(), None if self.lease is None else self.lease.next_timer()]
+        return min((at for at in timers if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Does what is due by `now`."""
+        if self.lease is not None:
+            self.lease.handle_timer(now)
         self._perform(self.allocator.handle_timer(now))
 
     def peers_changed(self, now: float) -> None:
         """Tries again what waits: there may be somebody to ask now."""
+        if self.lease is not None:
+            self.lease.peers_changed(now)
         self._perform(self.allocator.peers_changed(now))
 
     def _perform(self, actions: Iterable[AllocatorAction]) -> None:

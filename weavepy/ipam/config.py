@@ -10,7 +10,8 @@ from weavepy.wire.ipam import Range
 class AllocatorConfig:
     """`quorum` voters must agree on the first owners; None: a majority of `expected`, and until there is anybody else,
     nobody need agree. `seeds`: the owners are known from the start. `observer`: never votes. `chosen`: the operator
-    wants this universe; else that of a cluster which is there already is taken.
+    wants this universe; else that of a cluster which is there already is taken. `reclaim_after_s`: how long a host has
+    to be gone for its space to be taken over, 0: nobody does that; `boot` names this boot of the host.
     """
 
     own: PeerName
@@ -21,3 +22,5 @@ class AllocatorConfig:
     seeds: tuple[PeerName, ...] = ()
     observer: bool = False
     chosen: bool = True
+    reclaim_after_s: int = 0
+    boot: str = ""

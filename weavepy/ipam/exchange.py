@@ -9,6 +9,7 @@ ring is the same one.
 
 import hashlib
 from collections.abc import Callable
+from typing import Protocol
 
 from weavepy import limits
 from weavepy.events import PeerName
@@ -28,6 +29,13 @@ from weavepy.wire.ipam import (
     decode_address_state_untrusted,
     encode_address_state,
 )
+
+
+class LeaseRules(Protocol):
+    """What a lease says about the talk of others."""
+
+    def may_give(self, peer: PeerName, now: float) -> bool: ...
+    def believes(self, peer: PeerName) -> bool: ...
 
 
 class Exchange:
@@ -52,6 +60,7 @@ class Exchange:
         self._replaced = replaced
         self._known: dict[bytes, None] = {}  # hashes of states that are merged into ours
         self._encoded: tuple[Ring, dict[PeerName, str], bytes] | None = None
+        self.lease: LeaseRules | None = None
         self.conflicts = Conflicts(ledger.called)
 
     # ---- what is said
@@ -74,10 +83,10 @@ class Exchange:
             self._encoded = last
         return last[2]
 
-    def donate(self, to: PeerName, wanted: Range) -> list[AllocatorAction]:
+    def donate(self, to: PeerName, wanted: Range, now: float) -> list[AllocatorAction]:
         """Gives a peer some of what is free."""
         ledger = self._ledger
-        if ledger.ring.empty:
+        if ledger.ring.empty or not (self.lease is None or self.lease.may_give(to, now)):
             return []
         if self._held_back() or self.conflicts.divides_otherwise(to, ledger.ring):
             # Denied would mean of a single address that it has been given out.
@@ -132,6 +141,8 @@ class Exchange:
         self, state: AddressState, theirs: RingState, now: float
     ) -> tuple[list[AllocatorAction], bool]:
         ledger, before = self._ledger, self._ledger.ring
+        if self.lease is not None and not self.lease.believes(theirs.peer):
+            return [], False
         try:
             if ledger.merge(theirs):
                 self._seeding.electing = self._seeding.electing and ledger.ring.empty
@@ -189,6 +200,14 @@ class Exchange:
         self._prune_nicknames()
         self._replaced()
         return True
+
+    def forget(self) -> None:
+        """Begins anew without a ring."""
+        self.conflicts.clear()
+        self._contest()
+        self._known.clear()
+        self._seeding.electing = False
+        self._replaced()
 
     def _contest(self) -> None:
         """Gives out nothing of what another host may be giving out."""

@@ -56,8 +56,9 @@ class Ledger:
         self._saved_former = list(self._former)
         self._saved_ring: Ring | None = None
         self._shares: tuple[Ring | None, dict[PeerName, Share]] = (None, {})
-        self._restore(config, restore_ring(stored))
-        if self.ring.empty and config.seeds:
+        saved = restore_ring(stored)
+        self._restore(config, saved)
+        if saved is None and self.ring.empty and config.seeds:
             self.ring = self.ring.divide(config.seeds)
         self._settle()
 
@@ -140,6 +141,11 @@ class Ledger:
         """Goes by another ring from now on: owns what it says."""
         self.ring = ring
         self._settle()
+
+    def forget_ring(self) -> None:
+        """Knows of no division any more, nor of any before."""
+        self._former.clear()
+        self.divide(Ring(*self.universe, self.own))
 
     def merge(self, theirs: RingState) -> bool:
         """Takes what a ring says that ours doesn't; returns whether that was anything. Raises RingConflictError."""

@@ -9,31 +9,15 @@ from weavepy.ipam.allocator import Allocator
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.lease import Lease
 from weavepy.ipam.leaseactions import Expire, ForgetRing, LeaseAction, TakeOver
-from weavepy.ipam.stored import RING_KEY, address_key
+from weavepy.ipam.stored import address_key
 from weavepy.wire.ipam import (
-    AddressState,
     Range,
-    RingState,
     encode_address_state,
     encode_address_unicast,
 )
 
 LAG_S = 15.0  # at most, between what is and what a host sees
 PERIOD_S = 120
-
-
-def obey(host: "Host") -> None:
-    """Makes a host's allocator give to and believe whom the lease says."""
-    exchange = host.allocator._exchange
-    donate, merge = exchange.donate, exchange._merge
-
-    def may_donate(to: PeerName, wanted: Range) -> list[AllocatorAction]:
-        return donate(to, wanted) if host.lease.may_give(to, host.cluster.now) else []
-
-    def may_merge(state: AddressState, theirs: RingState, now: float) -> tuple[list[AllocatorAction], bool]:
-        return merge(state, theirs, now) if host.lease.believes(theirs.peer) else ([], False)
-
-    exchange.donate, exchange._merge = may_donate, may_merge  # type: ignore[method-assign]
 
 
 class Host:
@@ -74,6 +58,7 @@ class Host:
             boot=self.boot,
             stored=dict(self.saved),
         )
+        self.allocator.obey(self.lease)
         self.do_lease(self.lease.handle_timer(self.cluster.now))
 
     def _start_allocator(self) -> None:
@@ -94,7 +79,6 @@ class Host:
             expected=lambda: 2,
             stored=dict(self.saved),
         )
-        obey(self)
         self.fence = ""
         self.do(self.allocator.start())
 
@@ -180,12 +164,10 @@ class Host:
                     self.do(taking)
                 case Expire():
                     self.expired += 1
-                    for owner in self.allocator.owners():
-                        self.do(self.allocator.free(owner))
+                    self.do(self.allocator.expire())
                 case ForgetRing():
                     assert not self.held()
-                    self.saved.pop(RING_KEY, None)
-                    self._start_allocator()
+                    self.do(self.allocator.forget_ring())
         self.look_at_fence()
 
     def _save(self, key: str, text: str | None) -> None:
