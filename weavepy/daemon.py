@@ -23,6 +23,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from weavepy.linux.expose import remove_addresses
 from weavepy.linux.firewall import remove_tables
 from weavepy.linux.forward import remove_forwarding
 from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
+from weavepy.linux.target import read_boot_id
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.addressing import Addressing
@@ -265,7 +267,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             uid=entropy.getrandbits(64),
             entropy=entropy,
             scanner=_fastpath,
-            addresses=plan.config(settings.name, options.nickname_or_default()),
+            addresses=plan.config(settings.name, options.nickname_or_default(), read_boot_id()),
             stored=settings.stored_addresses,
         )
         data_plane = DataPlane(host.engine)
@@ -276,6 +278,8 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             data_plane,
             persist=lambda key, value: _keep(store, key, targets.with_unresolved(key, value)),
             answered=lambda answer: allocations.answered(answer),
+            expired=lambda: addressing.expired(),
+            clock=_clock,
             executor=disk,
             conn_limit=options.max_connections(),
             bind_host=options.host,
@@ -358,6 +362,11 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
 
 async def _replay(attachments: Attachments, addressing: Addressing, clock: Callable[[], float]) -> None:
     addressing.settle(await attachments.replay(clock()))
+
+
+def _clock() -> float:
+    """Returns the time since the host's boot, that in which it slept too: its peers didn't."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _keep(store: Store, key: str, value: object) -> None:

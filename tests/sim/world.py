@@ -130,6 +130,7 @@ class Host(Engine):
         self.logged: list[str] = []
         self.pipes: dict[ConnId, Pipe] = {}
         self.sent_bytes = 0
+        self.expired_at: list[float] = []  # when it was told to use its addresses no more
         self._config = config
         self._addresses = cast("Mapping[str, Any] | None", config.pop("addresses", None))
         self._waiting: deque[Effect] = deque()
@@ -281,6 +282,8 @@ class Host(Engine):
                 self.tables = effect
             case ev.ForgetMacs(peer):
                 self.forgotten.append(peer)
+            case ev.AddressesExpired():
+                self.expired_at.append(self.world.now)
             case ev.Answered():
                 pass
             case ev.Log(_, text):

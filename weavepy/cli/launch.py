@@ -86,6 +86,14 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
     "[default: consensus]",
 )
 @click.option(
+    "--reclaim-after",
+    type=int,
+    envvar=_env("RECLAIM_AFTER"),
+    metavar="SECONDS",
+    help="Take over the addresses of hosts that are gone for so long, if most hosts agree; the same on all.  "
+    "[default: never]",
+)
+@click.option(
     "--http-addr", envvar=_env("HTTP_ADDR", weave=True), help="Serve the whole API here too.  [default: off]"
 )
 @click.option(

@@ -121,7 +121,7 @@ class Lease:
             "Contact": self._in_contact(),
             "Members": [format_peer_name(name) for name in sorted(self._council.members)],
             "Votes": {gone: sorted(voters) for gone, voters in sorted(votes.items())},
-            "Warnings": self._warnings(),
+            "Warnings": self.warnings(),
         }
 
     def news(self) -> LeaseNews:
@@ -388,7 +388,8 @@ class Lease:
         missing = sorted(peer for peer in self._council.electorate() if not self._attendance.is_there(peer))
         return ", ".join(map(format_peer_name, missing)) or "nobody by now"
 
-    def _warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
+        """Returns what keeps it from doing what it is for, each with what to do."""
         warnings = []
         if mute := self._mute():
             names = ", ".join(map(format_peer_name, mute))

@@ -19,6 +19,11 @@ _CONTACT: Final = KEYS + "contact"  # the boot, and when in it we last were in c
 _TAKEN: Final = KEYS + "taken"  # whose space we have taken over already
 
 
+def holds_lease(stored: Mapping[str, str]) -> bool:
+    """Tells whether a host, by what it had saved, agreed with others that its space may be taken over."""
+    return _MEMBER in stored
+
+
 class LeaseStore:
     """What was saved. `boot` names this boot of the host; without it no time is kept."""
 

@@ -54,8 +54,12 @@ def target_identity(target: str) -> dict[str, object]:
         if target.startswith("pid:"):
             pid = int(target.removeprefix("pid:"))
             start_time = _start_time(pid)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return {"boot_id": boot_id, "pid": pid, "start_time": start_time, "netns_inode": inode}
+    return {"boot_id": read_boot_id(), "pid": pid, "start_time": start_time, "netns_inode": inode}
+
+
+def read_boot_id() -> str:
+    """Returns what tells this boot of the machine from others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def parse_cidrs(cidrs: Sequence[str]) -> list[ipaddress.IPv4Interface]:

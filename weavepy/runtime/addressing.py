@@ -39,6 +39,7 @@ class Addressing:
         self._attachments = attachments
         self._exposures = exposures
         self._announcements = announcements
+        self._expiring: set[asyncio.Task[None]] = set()
         self._claims: set[asyncio.Task[LocalError | None]] = set()
 
     def configured(self) -> list[tuple[bytes, str]]:
@@ -58,6 +59,25 @@ class Addressing:
             except LocalError as error:
                 log.warning("%s: not detached: %s", attachment.target, error)
         await self.hide([])
+
+    def expired(self) -> None:
+        """Takes all addresses of the range from everybody: by now they may be somebody else's."""
+        task = asyncio.get_running_loop().create_task(self._expire())
+        self._expiring.add(task)
+        task.add_done_callback(self._expiring.discard)
+
+    async def _expire(self) -> None:
+        log.error("no contact with most hosts for too long: all addresses are taken back (--reclaim-after)")
+        for attachment in self._attachments.living():
+            if cidrs := [cidr for cidr in attachment.cidrs if self._allocations.is_inside(_address(cidr))]:
+                log.error("%s: lost %s", attachment.target, ", ".join(cidrs))
+                try:
+                    await self.detach(attachment.target, cidrs)
+                except LocalError as error:
+                    log.warning("%s: not detached: %s", attachment.target, error)
+        exposed = [cidr for cidr in self._exposures.present if self._allocations.is_inside(_address(cidr))]
+        if exposed:
+            await self.hide(exposed)
 
     # ---- containers
 

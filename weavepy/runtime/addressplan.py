@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
+from weavepy import limits
 from weavepy.errors import LocalError, UsageError, WireError
 from weavepy.events import PeerName
 from weavepy.ipam.config import AllocatorConfig
@@ -40,8 +41,9 @@ class AddressPlan:
     peers: int = 0
     seeds: tuple[PeerName, ...] = ()
     observer: bool = False
+    reclaim_after_s: int = 0
 
-    def config(self, own: PeerName, nickname: str) -> AllocatorConfig | None:
+    def config(self, own: PeerName, nickname: str, boot: str = "") -> AllocatorConfig | None:
         """Returns what the router's allocator is started with."""
         if self.range is None:
             return None
@@ -54,13 +56,23 @@ class AddressPlan:
             seeds=self.seeds,
             observer=self.observer,
             chosen=self.chosen,
+            reclaim_after_s=self.reclaim_after_s,
+            boot=boot,
         )
 
 
-def plan(range_text: str | None, subnet_text: str | None, init: str | None) -> AddressPlan:
-    """Combines --ipalloc-range, --ipalloc-default-subnet and --ipalloc-init; None is what wasn't said."""
+def plan(
+    range_text: str | None, subnet_text: str | None, init: str | None, reclaim_after_s: int = 0
+) -> AddressPlan:
+    """Combines --ipalloc-range, --ipalloc-default-subnet, --ipalloc-init and --reclaim-after; None is what wasn't
+    said, 0 never.
+    """
     if range_text == "":
-        for flag, text in (("--ipalloc-default-subnet", subnet_text), ("--ipalloc-init", init)):
+        for flag, text in (
+            ("--ipalloc-default-subnet", subnet_text),
+            ("--ipalloc-init", init),
+            ("--reclaim-after", reclaim_after_s or None),
+        ):
             if text is not None:
                 raise UsageError(f"{flag} needs a range to give addresses from: leave out --ipalloc-range ''")
         return AddressPlan(None, DEFAULT_SUBNET)
@@ -74,7 +86,10 @@ def plan(range_text: str | None, subnet_text: str | None, init: str | None) -> A
                 f"--ipalloc-default-subnet {subnet} has no address of the range {whole}; choose a part of it"
             )
     peers, seeds, observer = _parse_init("consensus" if init is None else init)
-    return AddressPlan(whole, subnet, chosen, peers, seeds, observer)
+    least, most = limits.RECLAIM_AFTER_MIN_S, limits.RECLAIM_AFTER_MAX_S
+    if reclaim_after_s and not least <= reclaim_after_s <= most:
+        raise UsageError(f"--reclaim-after {reclaim_after_s}: {least} to {most} seconds, or 0 for never")
+    return AddressPlan(whole, subnet, chosen, peers, seeds, observer, reclaim_after_s)
 
 
 def check_routes(plan: AddressPlan, *, in_use: bool) -> tuple[str, ...]:

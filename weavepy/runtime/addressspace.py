@@ -64,7 +64,11 @@ class AddressSpace:
         if self._channel is None:
             return None
         subnet = str(self._allocations.subnet)
-        return report.report(self._channel.allocator, self._clock(), default_subnet=subnet)
+        section = report.report(self._channel.allocator, self._clock(), default_subnet=subnet)
+        lease = self._channel.lease
+        section["Lease"] = None if lease is None else lease.lease.report(self._clock())
+        section["Warnings"] = self.check()
+        return section
 
     def figures(self) -> dict[str, int] | None:
         """Returns the numbers for the metrics."""
@@ -72,7 +76,13 @@ class AddressSpace:
 
     def check(self) -> list[str]:
         """Returns what is the matter, each with what to do."""
-        return [] if self._channel is None else report.check(self._channel.allocator, self._clock())
+        if self._channel is None:
+            return []
+        lease = self._channel.lease
+        return [
+            *report.check(self._channel.allocator, self._clock()),
+            *([] if lease is None else lease.lease.warnings()),
+        ]
 
     # ---- what Weave Net's scripts ask
 

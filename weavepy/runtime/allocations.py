@@ -127,6 +127,11 @@ class Allocations:
         ring = self._channel.allocator.ring
         return Range(ring.start, ring.end)
 
+    def is_inside(self, address: IPv4Address) -> bool:
+        """Tells whether an address is one of those that are given out."""
+        universe = self.universe
+        return universe is not None and universe.start <= int(address) < universe.end
+
     # ---- giving and taking
 
     async def give(self, owner: str, wanted: Sequence[Wanted], timeout_s: float | None) -> Given:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from weavepy.errors import LocalError, UsageError
 from weavepy.events import Address, PeerName
+from weavepy.ipam.leasestore import holds_lease
 from weavepy.router import NEIGHBOURS_KEY
 from weavepy.runtime.addresses import split_peer
 from weavepy.runtime.credentials import Password, choose_password, load_peer_name
@@ -84,11 +85,17 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
     used, kept = merge(
         flags=launch.flags, environment=launch.environment, stored=stored, config=launch.config
     )
+    stored_addresses = {key: json.dumps(value) for key, value in store.items(ADDRESSES_PREFIX).items()}
     secret_given = launch.password is not None or launch.password_file is not None
     if secret_given and "no_encryption" not in {**launch.flags, **launch.environment}:
         used.pop("no_encryption", None)
         kept.pop("no_encryption", None)
     options = options_from_json(used)
+    if holds_lease(stored_addresses) and not options.reclaim_after:
+        raise LocalError(
+            "this host has agreed with others that the addresses of lost hosts are taken over, its own too: launch it "
+            "with --reclaim-after as they are, or `weavepy reset` it first"
+        )
     warnings: list[str] = []
     notes: tuple[str, ...] = ()
     if launch.flags and (dropped := sorted(stored.keys() - used.keys())):
@@ -121,7 +128,7 @@ def settle(launch: Launch, store: Store, usable: tuple[str, ...]) -> Settings:
         peers=launch.peers if anew else _texts(store.get(TARGETS_KEY)),
         said_peers=launch.peers or last_said,
         remembered=() if anew else _addresses(store.get(NEIGHBOURS_KEY)),
-        stored_addresses={key: json.dumps(value) for key, value in store.items(ADDRESSES_PREFIX).items()},
+        stored_addresses=stored_addresses,
         warnings=tuple(warnings),
         notes=notes,
         kept=kept,

@@ -39,11 +39,10 @@ class LaunchOptions:
     no_discovery: bool = False
     conn_limit: int = limits.CONN_LIMIT_DEFAULT
     trusted_subnets: str = ""  # with commas between them
-    ipalloc_range: str | None = (
-        None  # empty: no addresses are given out; see `addressplan.py` for these three
-    )
+    ipalloc_range: str | None = None  # empty: no addresses are given out; see `addressplan.py` for these four
     ipalloc_default_subnet: str | None = None
     ipalloc_init: str | None = None
+    reclaim_after: int = 0  # seconds; 0: never
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
     no_fastpath: bool = False
@@ -96,7 +95,7 @@ class LaunchOptions:
         return names
 
     def address_plan(self) -> AddressPlan:
-        return plan(self.ipalloc_range, self.ipalloc_default_subnet, self.ipalloc_init)
+        return plan(self.ipalloc_range, self.ipalloc_default_subnet, self.ipalloc_init, self.reclaim_after)
 
     def nickname_or_default(self) -> str:
         return self.nickname or socket.gethostname()

@@ -24,6 +24,7 @@ from weavepy import limits
 from weavepy.errors import WeavepyError
 from weavepy.events import (
     Accepted,
+    AddressesExpired,
     Answered,
     Close,
     Closed,
@@ -74,7 +75,7 @@ class Shell:
     """One router, its control connections and its data plane, on the running loop.
 
     `persist` makes a value durable under a key, or that there is none (None); it is called in `executor`, never on
-    the loop. `answered` takes the router's answers.
+    the loop. `answered` takes the router's answers, `expired` is called when no address may be used any more.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Shell:
         *,
         persist: Callable[[str, object], None],
         answered: Callable[[Answered], None] = lambda _answer: None,
+        expired: Callable[[], None] = lambda: None,
         executor: Executor,
         conn_limit: int,
         bind_host: str = "",
@@ -95,6 +97,7 @@ class Shell:
         self._data_plane = data_plane
         self._persist = persist
         self._answered = answered
+        self._expired = expired
         self._executor = executor
         self._sockets_max = conn_limit + SPARE_SOCKETS
         self._bind_host = bind_host
@@ -291,6 +294,8 @@ class Shell:
                     self._close(effect.conn)
                 case Answered():
                     self._answered(effect)
+                case AddressesExpired():
+                    self._expired()
                 case Log():
                     router_log.log(logging.getLevelNamesMapping()[effect.level.upper()], "%s", effect.text)
                 case _:

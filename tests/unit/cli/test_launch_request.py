@@ -97,6 +97,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
         "ipalloc_range": "10.1.0.0/16",
         "ipalloc_default_subnet": "10.1.2.0/24",
         "ipalloc_init": "consensus=3",
+        "reclaim_after": "600",
         "http_addr": "127.0.0.1:1",
         "status_addr": "127.0.0.1:2",
         "no_offload": "tso",

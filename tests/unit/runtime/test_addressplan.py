@@ -77,6 +77,8 @@ def test_who_divides_it(init: str, expected: tuple[object, ...]) -> None:
         ({"ipalloc_init": "seed=host1"}, "names look like ::1"),
         ({"ipalloc_init": "observer=1"}, "choose consensus"),
         ({"ipalloc_init": ""}, "choose consensus"),
+        ({"reclaim_after": 60}, "--reclaim-after 60: 120 to 2592000 seconds"),
+        ({"reclaim_after": 600, "ipalloc_range": ""}, "--reclaim-after needs a range"),
     ],
 )
 def test_what_cant_be_right_is_refused_by_name(options: dict[str, object], said: str) -> None:

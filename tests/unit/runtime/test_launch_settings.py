@@ -135,3 +135,12 @@ def test_what_is_no_peer_is_refused_before_it_is_kept(tmp_path: Path, store: Sto
     with pytest.raises(UsageError, match=r"write|port"):
         launched(tmp_path, store, password=SECRET, peers=("good", peer))
     assert launched(tmp_path, store, password=SECRET).peers == ()
+
+
+def test_whose_addresses_others_may_take_over_must_know_when(tmp_path: Path, store: Store) -> None:
+    store.put("ipam/lease/member", 1)
+    with pytest.raises(LocalError, match="--reclaim-after as they are, or `weavepy reset`"):
+        launched(tmp_path, store, password=SECRET)
+    settings = launched(tmp_path, store, password=SECRET, flags={"reclaim_after": 600})
+    assert settings.options.address_plan().reclaim_after_s == 600
+    assert settings.stored_addresses == {"ipam/lease/member": "1"}
