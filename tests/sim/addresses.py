@@ -145,9 +145,11 @@ class AddressWorld(World):
         self.forget(grant)
         grant.host.handle(ev.AddressFreed(grant.owner, grant.address))
 
-    def remove_peer(self, host: Host, gone: PeerName) -> Request:
-        """Runs `rmpeer` for a host that is down."""
+    def remove_peer(self, host: Host, gone: PeerName, *, rashly: bool = False) -> Request:
+        """Runs `rmpeer` for a host that is down; `rashly`: without knowing what it has given away, and to whom."""
         self._distrust(gone)
+        if rashly:
+            self._distrust(host.name)
         request = self._request(host, "")
         host.handle(ev.SpaceTaken(request.number, gone))
         return request
