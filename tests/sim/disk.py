@@ -5,6 +5,7 @@ the host died is there or isn't, and never half, as SQLite has it; `durable` is 
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 
 
@@ -13,6 +14,7 @@ class Disk:
 
     def __init__(self, entropy: random.Random, after: Callable[[float, Callable[[], None]], None]) -> None:
         self.durable: dict[str, str] = {}
+        self.earlier: dict[str, deque[str]] = {}  # the last texts that were durable under a key
         self.latency_s = 0.0
         self.writes = 0
         self._entropy = entropy
@@ -50,6 +52,8 @@ class Disk:
         self._writing = None
 
     def _put(self, key: str, text: str | None) -> None:
+        if key in self.durable:
+            self.earlier.setdefault(key, deque(maxlen=8)).append(self.durable[key])
         if text is None:
             self.durable.pop(key, None)
         else:

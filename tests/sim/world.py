@@ -24,6 +24,7 @@ from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, Event, PeerName
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.router import NEIGHBOURS_KEY, Router, RouterConfig
+from weavepy.wire.topologynews import Scanner
 
 PORT = 6783
 DIAL_TIMEOUT_S = 5.0
@@ -48,6 +49,7 @@ class End:
 
 class World(Underlay):
     router_class: type[Router] = Router
+    scanner: Scanner | None = None  # makes short work of the topology, for large worlds
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -173,7 +175,12 @@ class Host(Engine):
             allocator = AllocatorConfig(own=self.name, uid=uid, nickname=config.nickname, **self._addresses)
         stored = {key: text for key, text in self.disk.durable.items() if key.startswith("ipam/")}
         self.router = self.world.router_class(
-            config, uid=uid, entropy=entropy, addresses=allocator, stored=stored
+            config,
+            uid=uid,
+            entropy=entropy,
+            scanner=self.world.scanner,
+            addresses=allocator,
+            stored=stored,
         )
         self.links, self.tables, self.pipes = {}, None, {}
         self._perform(self.router.start(self.clock()))
