@@ -112,9 +112,11 @@ class AddressWorld(World):
 
     # ---- what an operator does
 
-    def address_host(self, number: int, *, disk_s: float = 0.0, **addresses: object) -> Host:
+    def address_host(
+        self, number: int, *, disk_s: float = 0.0, discovery: bool = True, **addresses: object
+    ) -> Host:
         """Makes a host; `addresses` are settings of its allocator."""
-        host = self.host(number, addresses={"universe": self.universe} | addresses)
+        host = self.host(number, discovery=discovery, addresses={"universe": self.universe} | addresses)
         host.disk.latency_s = disk_s
         return host
 
