@@ -11,8 +11,8 @@ import pytest
 from addresses import AddressWorld, allocator_of
 from world import Host
 
-from weavepy import _fastpath, limits
 from weavepy import events as ev
+from weavepy import limits
 from weavepy.events import PeerName
 from weavepy.wire.ipam import Range
 
@@ -30,7 +30,6 @@ class Crowd:
 
     def __init__(self, peers: int, universe: Range, **addresses: object) -> None:
         self.world = AddressWorld(peers, universe)
-        self.world.scanner = _fastpath
         draw = random.Random(peers)
         self.hosts: list[Host] = []
         for number in range(1, peers + 1):
