@@ -53,12 +53,14 @@ def test_readme(lab: Lab, place: Path) -> None:
     names = {"host1": lab.hosts[0].address, "web": web.name, "db": db.name}
     lines = [line for line in commands("README.md") if line.startswith("weavepy ")]
     assert len(lines) == 5
+    printed = []
     for line in lines:
         command, _, comment = line.partition("#")
         host = lab.hosts[1] if comment.strip().startswith("host2") else lab.hosts[0]
         done = run(host, command, names, place)
         assert done.returncode == 0, (line, done.stderr)
-    assert ping(web, "10.32.1.2").complete
+        printed.append(done.stdout.strip())
+    assert ping(web, printed[-1]).complete
 
 
 def test_make_targets_exist() -> None:
@@ -105,7 +107,7 @@ def test_migrating_from_weave(lab: Lab, place: Path) -> None:
     first, second = lab.hosts
     old, web, far = (lab.add_container(name) for name in ("old", "web", "far"))
     lines = commands("docs/migrating-from-weave.md")
-    assert len(lines) == 7
+    assert len(lines) == 6
     assert all(line.startswith("weavepy ") for line in lines)
     secret = place / "secret.key"
     secret.write_text("kJ8-2vXq_9sLw0zRt7-hYb3Nf6Gm1Pc4\n")
@@ -122,15 +124,20 @@ def test_migrating_from_weave(lab: Lab, place: Path) -> None:
     )
     run_ip(old.name, "addr add 10.32.0.5/12 dev ethwe", "link set ethwe up")
     names = {"host1": first.address, "web": web.name}
+    given = ""
     for line in lines:
-        if line == "weavepy stop":
+        if line == "weavepy reset":
             time_until_reached(old, "10.32.0.9")
             assert ping(web, "10.32.0.9").complete
-            assert ping(old, "10.32.1.1").complete
+            assert ping(old, given).complete
         done = run(second, line, names, place)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         if "launch" in line:
             wait_for_links(second, 1)
+            claim = f"curl -sf --unix-socket {second.run_dir}/weavepy.sock -X PUT http://localhost/ip/old/10.32.0.5/12"
+            assert run(second, claim, {}, place).returncode == 0
+        if "attach" in line:
+            given = done.stdout.strip()
     assert "vethwepl123" in second.run(["ip", "-o", "link"]).stdout  # what was Weave Net's is there for it
     assert "weave:" in second.run(["ip", "-o", "link"]).stdout
     assert "ethwe" not in web.run(["ip", "-o", "link"]).stdout

@@ -128,6 +128,15 @@ def test_flushed_rules_come_back_and_reset_takes_them(lab: Lab) -> None:
     assert our_rules(one) == []
 
 
+def test_the_first_address_of_a_subnet_is_hidden_without_the_others(lab: Lab) -> None:
+    one = lab.add_host()
+    (container,) = start(lab, [[]])
+    one.weavepy("expose", "10.32.1.8/24", "10.32.1.9/24")
+    assert one.weavepy("hide", "10.32.1.8/24").stdout == "10.32.1.8\n"
+    assert addresses(one, "weave") == ["10.32.1.9/24"]
+    assert ping(container, "10.32.1.9").complete
+
+
 def test_what_is_exposed_outlives_the_router_and_the_interfaces(lab: Lab) -> None:
     one, two = lab.add_host(), lab.add_host()
     near, far = start(lab, [[], [one.address]])

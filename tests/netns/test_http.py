@@ -125,4 +125,4 @@ def test_reports_by_template_and_failed_targets_as_weave_shows_them(lab: Lab) ->
     assert name in host.weavepy("status", check=False).stdout
     done = host.weavepy("report", "-f", "{{.Nothing}}", check=False)
     assert (done.returncode, "there is no field Nothing" in done.stderr) == (1, True)
-    assert host.weavepy("report", "-f", "{{if .IPAM}}y{{else}}n{{end}}").stdout == "n\n"
+    assert host.weavepy("report", "-f", "{{if .DNS}}y{{else}}n{{end}}").stdout == "n\n"

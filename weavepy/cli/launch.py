@@ -68,19 +68,19 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
 )
 @click.option(
     "--ipalloc-range",
-    envvar=_env("IPALLOC_RANGE"),
+    envvar=[*_env("IPALLOC_RANGE", weave=True), "IPALLOC_RANGE"],
     metavar="SUBNET",
     help="Give out addresses of this, '' for none.  [default: 10.32.0.0/13]",
 )
 @click.option(
     "--ipalloc-default-subnet",
-    envvar=_env("IPALLOC_DEFAULT_SUBNET"),
+    envvar=_env("IPALLOC_DEFAULT_SUBNET", weave=True),
     metavar="SUBNET",
     help="Where addresses come from if nobody says.  [default: the range, 10.32.0.0/12 if none is given]",
 )
 @click.option(
     "--ipalloc-init",
-    envvar=_env("IPALLOC_INIT"),
+    envvar=_env("IPALLOC_INIT", weave=True),
     metavar="HOW",
     help="Who divides the range at first: consensus[=NUMBER of peers], seed=PEER,... or observer.  "
     "[default: consensus]",

@@ -38,7 +38,8 @@ class Host(Space):
 
         What the caller's environment and this machine's configuration file say to routers doesn't count here.
         """
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("WEAVE_", "WEAVEPY_"))}
+        ours = ("WEAVE_", "WEAVEPY_", "IPALLOC_")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         env |= {
             "WEAVEPY_RUN_DIR": str(self.run_dir),
             "WEAVEPY_STATE_DIR": str(self.state_dir),

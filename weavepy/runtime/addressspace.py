@@ -170,7 +170,7 @@ class AddressSpace:
         return {"taken": await self._allocations.take_over(peer, force=force), "known": known}
 
     def _nickname(self, peer: PeerName) -> str | None:
-        return self._present.allocator.state().nicknames.get(peer)
+        return self._present.allocator.ledger.nicknames.get(peer)
 
     def _find(self, text: str) -> PeerName | None:
         try:

@@ -10,7 +10,7 @@ from scripted_router import ScriptedRouter
 
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_"))]:
+    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_", "IPALLOC_"))]:
         monkeypatch.delenv(name)
     directory = tmp_path / "run"
     directory.mkdir()

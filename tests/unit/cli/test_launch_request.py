@@ -23,7 +23,7 @@ SECRET = "kJ8-2vXq_9sLw0zRt7"
 def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """Collects requests instead of starting routers."""
     collected: list[dict[str, Any]] = []
-    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_"))]:
+    for name in [name for name in os.environ if name.startswith(("WEAVE_", "WEAVEPY_", "IPALLOC_"))]:
         monkeypatch.delenv(name)
     (tmp_path / "weavepy.toml").write_text("")
     monkeypatch.setenv("WEAVEPY_CONFIG", str(tmp_path / "weavepy.toml"))
@@ -71,6 +71,15 @@ def test_each_source_is_kept_apart(
     assert request["state_dir"] == "/s"
     assert request["run_dir"] == os.path.abspath("relative")
     assert request["peers"] == ["one", "two:7"]
+
+
+@pytest.mark.parametrize("variable", ["IPALLOC_RANGE", "WEAVE_IPALLOC_RANGE", "WEAVEPY_IPALLOC_RANGE"])
+def test_the_range_by_the_names_that_weaves_plugin_and_addon_gave_it(
+    requests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "10.192.0.0/12")
+    launch()
+    assert requests[0]["environment"] == {"ipalloc_range": "10.192.0.0/12"}
 
 
 def test_our_variable_wins_over_weaves(
