@@ -285,10 +285,24 @@ class History:
         world.heal()
         for host in self._down():
             self._start(host)
+        self._replace_voters()
         self._connect_all()
         world.run(SETTLED_S)
         self._repair()
         self._remove_the_dead()
+
+    def _replace_voters(self) -> None:
+        """Where the operators asked for more voters than are left, and nothing is divided yet, they add some: with
+        fewer it is right to wait.
+        """
+        wanted = {"quorum": self.count // 2 + 1, "observers": 2}.get(self.mode, 0)
+        if any(not allocator_of(host).ring.empty for host in self.world.up()):
+            return
+        voters = sum(host.number not in self.observers for host in self.world.up())
+        for _ in range(wanted - voters):
+            fresh = self._new_host(observer=False)
+            self.targets[fresh.number] = tuple(self.world.up()[:1])
+            self._start(fresh)
 
     def _repair(self) -> None:
         """Operators end contradictions: whoever was given up and who has divided apart gives way."""

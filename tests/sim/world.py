@@ -265,6 +265,7 @@ class Host(Engine):
         while self._waiting and not self.disk.busy:
             effect = self._waiting.popleft()
             if isinstance(effect, ev.Persist):
+                json.loads(effect.value or "0")  # a store takes nothing else
                 self.disk.write(effect.key, effect.value, self._drain)
             else:
                 self._perform_one(effect)

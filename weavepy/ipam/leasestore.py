@@ -42,7 +42,7 @@ class LeaseStore:
         text = self._saved.get(_STATE)
         if text is None:
             return fresh, None
-        kept = decode_lease_state_untrusted(bytes.fromhex(text))
+        kept = decode_lease_state_untrusted(bytes.fromhex(json.loads(text)))
         said = next((one for one in kept.statements if one.peer == own), None)
         if said is None:  # of a host that had another name
             return fresh, None
@@ -50,7 +50,7 @@ class LeaseStore:
 
     def save_said(self, mine: Statement, roster: Roster | None) -> list[Save]:
         """Keeps what must be durable before anybody is told."""
-        return self._save(_STATE, encode_lease_state(LeaseState(roster, (mine,))).hex())
+        return self._save(_STATE, json.dumps(encode_lease_state(LeaseState(roster, (mine,))).hex()))
 
     def save_done(self, *, was_member: bool, taken: Collection[PeerName]) -> list[Save]:
         """Keeps what was done; if it isn't kept it is done again."""

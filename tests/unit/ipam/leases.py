@@ -1,5 +1,6 @@
 """Several hosts with allocators and leases: what they see of each other lags, and what they say takes time."""
 
+import json
 import random
 from collections.abc import Iterable
 
@@ -174,6 +175,7 @@ class Host:
         if text is None:
             self.saved.pop(key, None)
         else:
+            json.loads(text)  # the store takes nothing else
             self.saved[key] = text
 
 
