@@ -464,7 +464,7 @@ def test_a_vote_is_saved_before_it_is_told() -> None:
     assert news.names == {1}
     assert [type(action) for action in actions] == [Save, Announce]
     assert isinstance(actions[0], Save)
-    kept = decode_lease_state_untrusted(bytes.fromhex(actions[0].text or "")).statements[0]
+    kept = decode_lease_state_untrusted(bytes.fromhex(json.loads(actions[0].text or ""))).statements[0]
     assert kept.promise == (1, 1)
     # Another start holds to it.
     again = alone(stored={actions[0].key: actions[0].text or ""}, there=(1, 2))
@@ -599,7 +599,7 @@ def test_a_crash_before_the_ring_is_forgotten_is_made_up_for() -> None:
     cluster.run(PERIOD_S + MARGIN_S + 30)
     # It had heard of the new roster and saved it, and no more.
     roster = cluster[1].lease.roster
-    state = decode_lease_state_untrusted(bytes.fromhex(before[KEYS + "state"]))
+    state = decode_lease_state_untrusted(bytes.fromhex(json.loads(before[KEYS + "state"])))
     stored = before | {KEYS + "state": encode_lease_state(state._replace(roster=roster)).hex()}
     host = cluster[4]
     lease = Lease(
