@@ -32,7 +32,15 @@ def ipam_block(section: Section | None) -> list[str]:
         label("Status", visible(section["Status"])),
         label("Range", section["Range"]),
         label("DefaultSubnet", section["DefaultSubnet"]),
+        *_lease(section.get("Lease")),
     ]
+
+
+def _lease(lease: Section | None) -> list[str]:
+    if lease is None:
+        return []
+    contact = "in contact with a majority" if lease["Contact"] else "without contact with a majority"
+    return [label("ReclaimAfter", f"{lease['ReclaimAfter']:.0f} s ({contact})")]
 
 
 def ipam_warnings(section: Section | None) -> list[str]:

@@ -486,3 +486,33 @@ def test_what_cant_be_renumbered_keeps_what_it_has() -> None:
         assert [str(one) for one in bench.allocations.addresses("pid:1")] == ["10.1.0.5/29"]
 
     run(scenario, init=TWO)
+
+
+def test_the_report_has_weaves_section_and_the_lease_if_there_is_one() -> None:
+    async def scenario(http: Http) -> None:
+        section = http.space.report()
+        figures = http.space.figures()
+        assert section is not None
+        assert figures is not None
+        assert (section["Range"], section["DefaultSubnet"]) == ("10.1.0.0/28", "10.1.0.0/29")
+        assert section["Lease"] is None
+        assert figures["RangeNumIPs"] == section["RangeNumIPs"] == 16
+        lease = SimpleNamespace(report=lambda _now: {"ReclaimAfter": 3600.0}, warnings=lambda: ["look out"])
+        cast(Any, http.bench.channel).lease = SimpleNamespace(lease=lease)
+        section = http.space.report()
+        assert section is not None
+        assert section["Lease"] == {"ReclaimAfter": 3600.0}
+        assert section["Warnings"] == ["look out"]
+        assert json.loads((await http.ask("GET", "/ipam/check"))[1])["findings"] == ["look out"]
+
+    run(scenario, "10.1.0.0/28", "10.1.0.0/29")
+    bench = Bench("")
+    space = AddressSpace(
+        None,
+        bench.allocations,
+        bench.addressing,
+        targets=dict,
+        wait_until=cast(Any, None),
+        clock=lambda: 0.0,
+    )
+    assert (space.report(), space.figures(), space.check()) == (None, None, [])

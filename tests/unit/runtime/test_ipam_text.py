@@ -48,6 +48,12 @@ def test_the_block_has_weaves_labels() -> None:
     assert "ipam" not in render_status({**report(UP), "IPAM": None})
 
 
+def test_the_lease_has_a_line_where_there_is_one() -> None:
+    for contact, said in ((True, "in contact"), (False, "without contact")):
+        text = render_status(with_section(Lease={"ReclaimAfter": 3600.0, "Contact": contact}))
+        assert f"\n   ReclaimAfter: 3600 s ({said} with a majority)\n" in text
+
+
 def test_what_needs_attention_is_a_warning_and_not_well() -> None:
     value = with_section(Warnings=["5 addresses belong to lost\x07"])
     text = render_status(value)
