@@ -600,7 +600,8 @@ def test_a_crash_before_the_ring_is_forgotten_is_made_up_for() -> None:
     # It had heard of the new roster and saved it, and no more.
     roster = cluster[1].lease.roster
     state = decode_lease_state_untrusted(bytes.fromhex(json.loads(before[KEYS + "state"])))
-    stored = before | {KEYS + "state": encode_lease_state(state._replace(roster=roster)).hex()}
+    heard = encode_lease_state(state._replace(roster=roster)).hex()
+    stored = before | {KEYS + "state": json.dumps(heard)}
     host = cluster[4]
     lease = Lease(
         host.name,
