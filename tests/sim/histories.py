@@ -312,13 +312,11 @@ class History:
             yielding = {host.number: (host, PeerName(0)) for host in world.stubborn()}
             if len(divisions) > 1:
                 stays = self.draw.choice(divisions)
-                for host in world.up():
-                    ring = allocator_of(host).ring
-                    assert ring.seeds == stays or ring.empty or allocator_of(host).conflicts, (
-                        f"host {host.number} doesn't know of the other division"
-                    )
-                    if ring.seeds != stays and not ring.empty:
-                        yielding[host.number] = host, self._somebody_of(stays)
+                apart = [h for h in world.up() if allocator_of(h).ring.seeds not in ((), stays)]
+                # Who speaks for the other division gossips with a few neighbours now and then.
+                world.run_until(lambda apart=apart: all(allocator_of(h).conflicts for h in apart), 300.0)  # type: ignore[misc]
+                for host in apart:
+                    yielding[host.number] = host, self._somebody_of(stays)
             if not yielding:
                 return
             for host, peer in yielding.values():
