@@ -70,9 +70,12 @@ class History:
         moves = self._moves()
         for _ in range(self.draw.randint(10, 35)):
             self.draw.choice(moves)()
-            self.world.run(self.draw.choice((0.002, 0.05, 0.5, 3.0, 8.0)) * self.draw.random())
+            self._pause()
         self._end_trouble()
         self._check()
+
+    def _pause(self) -> None:
+        self.world.run(self.draw.choice((0.002, 0.05, 0.5, 3.0, 8.0)) * self.draw.random())
 
     # ---- the beginning
 
