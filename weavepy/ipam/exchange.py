@@ -117,12 +117,14 @@ class Exchange:
 
     def receive(self, state: AddressState, source: PeerName, now: float) -> list[AllocatorAction]:
         """Takes a state that was sent to us alone."""
-        return self._receive(state, source, now)[0]
+        return self._receive(state, source, now, himself=True)[0]
 
     def _receive(
-        self, state: AddressState, source: PeerName | None, now: float
+        self, state: AddressState, source: PeerName | None, now: float, *, himself: bool = False
     ) -> tuple[list[AllocatorAction], bool]:
-        """Returns also whether it was a ring that ours now has all of."""
+        """Returns also whether it was a ring that ours now has all of. `himself`: it is the state of `source`, and not
+        that of a peer who passed his broadcast on.
+        """
         self._ledger.learn_nicknames(state.nicknames)
         if state.ring is not None:
             return self._merge(state, state.ring, now)
@@ -130,9 +132,12 @@ class Exchange:
             return ([] if source is None else [Tell(source, RingUpdate(self.state()))]), False
         if self._held_back():
             return [], False
-        if source is not None:
+        # A broadcast carries the state of who passed it on, and too many votes to wait for are safer than too few.
+        if source is not None and (himself or state.election is not None):
             self._seeding.heard_of(source, votes=state.election is not None)
         if state.election is not None:
+            if source is not None and not self._seeding.votes:
+                return [Tell(source, RingUpdate(self.state()))], False  # let nobody wait for our vote
             return self._seeding.take(state.election), False
         wanted = source is not None and self._seeding.votes
         return (self._seeding.establish() if wanted else []), False

@@ -4,7 +4,7 @@ import pytest
 from island import END, START, UNIVERSE, Island
 
 from weavepy.events import PeerName
-from weavepy.wire.ipam import Range
+from weavepy.wire.ipam import Range, encode_address_state
 
 SEEDS = (PeerName(1), PeerName(2))
 
@@ -170,3 +170,24 @@ def test_another_name_begins_anew_and_keeps_what_is_held() -> None:
     assert one.ring.empty
     assert one.ledger.notes[0].startswith("the ring that was saved was saved by another peer")
     assert one.owners() == ["a"]
+
+
+def test_those_who_dont_vote_say_so_also_if_they_want_nothing() -> None:
+    """Two that vote among six don't wait for the votes of the four others."""
+    island = Island(1, 2)
+    for number in range(3, 7):
+        island.members[number] = type(island[1])(island, number, observer=True)
+    number = island[1].allocate("a")
+    island.pass_time(12.0)
+    assert number in island[1].granted
+    assert island[2].allocator.ring.seeds == (1, 2)
+
+
+def test_who_passes_a_broadcast_on_does_not_speak_for_who_sent_it() -> None:
+    """Host 2's broadcast, passed on by one that doesn't vote, says nothing of votes: host 2's is still waited for."""
+    island = Island(1, 2, 3)
+    one = island[1].allocator
+    watcher = type(island[1])(island, 4, observer=True)
+    quorum = one.seeding.quorum
+    one.handle_broadcast_untrusted(PeerName(2), encode_address_state(watcher.allocator.state()), 0.0)
+    assert one.seeding.quorum == quorum
