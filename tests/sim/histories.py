@@ -88,7 +88,7 @@ class History:
             settings["seeds"] = tuple(0x020000000000 + n for n in range(1, min(self.count, 3) + 1))
         elif self.mode == "observers":
             settings["observer"] = number > 2 if observer is None else observer
-            settings["quorum"] = 2
+            settings["quorum"] = 2 if self.seed % 2 else None
             if settings["observer"]:
                 self.observers.add(number)
         disk_s = draw.choice((0.0, 0.01, 0.1)) if "slow disks" in self.trouble else 0.0
