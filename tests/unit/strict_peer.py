@@ -140,7 +140,8 @@ class StrictGob:
         if kind[0] == "slice":
             return [self.value(kind[1]) for _ in range(self.unsigned())]
         if kind[0] == "map":
-            return {self.value(kind[1]): self.value(kind[2]) for _ in range(self.unsigned())}
+            pairs = [(self.value(kind[1]), self.value(kind[2])) for _ in range(self.unsigned())]
+            return {repr(key) if isinstance(key, dict) else key: value for key, value in pairs}
         found = self.fields(*[lambda k=of: self.value(k) for _, of in kind[1]])
         return {name: value for (name, _), value in zip(kind[1], found, strict=True) if value is not None}
 
@@ -161,6 +162,28 @@ def check_topology(payload: bytes) -> None:
             assert len(connection["NameByte"]) == 6
             assert any(connection["NameByte"])
     assert len(names) * 2 == len(values), "a peer twice"
+
+
+def check_addresses(payload: bytes, kind: int) -> None:
+    """`kind`: the first octet of a unicast: a wish for space, a state, or that there is none. Weave Net ends the
+    connection for a ring that makes no sense.
+    """
+    ((_, told),) = StrictGob(payload).values()
+    if kind != 1:
+        assert told["Start"] < told["End"]
+        return
+    ring = told.get("Ring")
+    if ring is None:
+        return
+    assert not told.get("Paxos"), "who has a ring doesn't vote"
+    tokens = [entry["Token"] for entry in ring["Entries"]]
+    assert tokens == sorted(set(tokens))
+    assert all(ring["Start"] <= token < ring["End"] for token in tokens)
+    following = [*tokens[1:], tokens[0] + ring["End"] - ring["Start"]]
+    for entry, after in zip(ring["Entries"], following, strict=True):
+        assert 0 < entry["Peer"] < 1 << 48
+        assert entry.get("Free", 0) <= after - entry["Token"]
+    assert ring["Seeds"] == sorted(set(ring["Seeds"]))
 
 
 def check_features(data: bytes) -> dict[str, str]:
@@ -198,6 +221,7 @@ class StrictPeer:
         self.name, self.dials, self.password, self.trusts = name, dials, password, trusts
         self.overlays, self.conn_id, self.uid = overlays, conn_id, uid
         self.passed_on = set() if passed_on is None else passed_on
+        self.reads_addresses = False
         self.private = PrivateKey(hashlib.sha256(f"{name} {conn_id}".encode()).digest())
         self.key: bytes | None = None
         self.features: dict[str, str] | None = None
@@ -317,6 +341,8 @@ class StrictPeer:
         if channel == "topology":
             assert tag != 5, "a unicast of topology ends the connection"
             check_topology(payload)
+        elif channel == "IPallocation" and self.reads_addresses and not (tag == 5 and names[0] != own):
+            check_addresses(payload[1:] if tag == 5 else payload, kind=payload[0] if tag == 5 else 1)
         else:
             assert (channel, payload) in self.passed_on, "what nobody has sent"
         if tag == 5 and channel == "IPallocation":

@@ -19,6 +19,7 @@ from weavepy import _fastpath
 from weavepy import events as ev
 from weavepy.errors import WireError
 from weavepy.events import Address, ConnId, PeerName
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.wire.features import Features, encode_features
 from weavepy.wire.messages import (
     Broadcast,
@@ -50,11 +51,14 @@ def envelope(tag: int, channel: str, *names: int, payload: bytes) -> bytes:
 
 
 class Company:
-    """One router and whoever is connected with it."""
+    """One router and whoever is connected with it. `addresses`: what it gives out addresses with, if it does."""
+
+    addresses: AllocatorConfig | None = None
 
     def __init__(self, seed: int, password: bytes | None, overlays: tuple[str, ...]) -> None:
         self.draw = random.Random(seed)
-        self.router = new_router(password, overlays, TRUSTED, _fastpath if seed % 2 else None)
+        scanner = _fastpath if seed % 2 else None
+        self.router = new_router(password, overlays, TRUSTED, scanner, self.addresses)
         self.password = password
         self.now = 1.0
         self.peers: dict[ConnId, StrictPeer] = {}
@@ -128,6 +132,7 @@ class Company:
             trusts=draw.random() < 0.5,
             passed_on=self.passed_on,
         )
+        peer.reads_addresses = self.addresses is not None
         if dials:
             self.accepts += 1
             conn = ConnId(2 * self.accepts - 1)

@@ -13,6 +13,7 @@ from nacl.secret import SecretBox
 
 from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, PeerName
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.mesh.trust import parse_subnets
 from weavepy.router import Router, RouterConfig
 from weavepy.wire.topologynews import Scanner
@@ -295,6 +296,7 @@ def router(
     overlays: tuple[str, ...] = ("fastpath",),
     trusts: str = "",
     scanner: Scanner | None = None,
+    addresses: AllocatorConfig | None = None,
 ) -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
@@ -310,6 +312,6 @@ def router(
         overlays=overlays,
         trusted_subnets=parse_subnets(trusts),
     )
-    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner)
+    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses)
     r.start(0.0)
     return r
