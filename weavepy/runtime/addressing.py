@@ -36,6 +36,7 @@ class Addressing:
         announcements: Announcements,
     ) -> None:
         self._allocations = allocations
+        allocations.in_use = self.is_configured
         self._attachments = attachments
         self._exposures = exposures
         self._announcements = announcements
@@ -86,13 +87,14 @@ class Addressing:
         parsed = self._allocations.parse(wanted)
         self._refuse(parsed, self._exposures.addresses(), "is exposed on this host")
         owner = await self._attachments.owner(target)
-        given = await self._allocations.give(owner, parsed, limits.ADDRESS_WAIT_S)
-        try:
-            warnings = await self._warn(given.interfaces)
-            attachment = await self._attachments.attach(target, given.cidrs, owner)
-        except BaseException:
-            self._allocations.take_back(owner, given)
-            raise
+        with self._allocations.busy(owner):
+            given = await self._allocations.give(owner, parsed, limits.ADDRESS_WAIT_S)
+            try:
+                warnings = await self._warn(given.interfaces)
+                attachment = await self._attachments.attach(target, given.cidrs, owner)
+            except BaseException:
+                self._allocations.take_back(owner, given)
+                raise
         self._repeat_announcement(given.interfaces)
         return {
             "warnings": warnings,
@@ -120,10 +122,8 @@ class Addressing:
 
     def freed(self, owner: str, cidrs: Sequence[str]) -> None:
         """Frees what an owner has configured nowhere any more."""
-        still = {_address(cidr) for cidr in self._attachments.cidrs(owner)}
-        for address in map(_address, cidrs):
-            if address not in still:
-                self._allocations.free(owner, address)
+        for cidr in cidrs:
+            self._allocations.free_unused(owner, _address(cidr))
 
     # ---- the host itself
 
@@ -133,16 +133,16 @@ class Addressing:
         self._refuse(parsed, self._attachments.addresses(), "is attached to a container of this host")
         # Several hosts may expose an address, so one that somebody else owns is no reason to refuse it.
         fixed = [one for one in parsed if isinstance(one, IPv4Interface)]
-        given = await self._allocations.give(
-            EXPOSE, [one for one in parsed if isinstance(one, IPv4Network)], limits.ADDRESS_WAIT_S
-        )
-        interfaces = [*fixed, *given.interfaces]
-        try:
-            warnings = await self._warn(interfaces)
-            notes = await self._exposures.expose([str(one) for one in interfaces], masquerade=masquerade)
-        except BaseException:
-            self._allocations.take_back(EXPOSE, given)
-            raise
+        subnets = [one for one in parsed if isinstance(one, IPv4Network)]
+        with self._allocations.busy(EXPOSE):
+            given = await self._allocations.give(EXPOSE, subnets, limits.ADDRESS_WAIT_S)
+            interfaces = [*fixed, *given.interfaces]
+            try:
+                warnings = await self._warn(interfaces)
+                notes = await self._exposures.expose([str(one) for one in interfaces], masquerade=masquerade)
+            except BaseException:
+                self._allocations.take_back(EXPOSE, given)
+                raise
         for one in fixed:
             if self._allocations.universe is not None:
                 self.claim_later(EXPOSE, one)
@@ -162,8 +162,7 @@ class Addressing:
         if unwanted and not cidrs:
             return {"removed": []}
         removed = await self._exposures.hide(cidrs)
-        for cidr in removed:
-            self._allocations.free(EXPOSE, _address(cidr))
+        self.freed(EXPOSE, removed)
         return {"removed": removed}
 
     # ---- what somebody else has, too
@@ -206,7 +205,7 @@ class Addressing:
                 used = {_address(cidr) for cidr in in_use.get(owner, ())}
                 for interface in self._allocations.addresses(owner):
                     if interface.ip not in used:
-                        self._allocations.free(owner, interface.ip)
+                        self._allocations.free_unused(owner, interface.ip)
         if self._allocations.universe is None:
             return
         for owner, cidrs in in_use.items():

@@ -94,9 +94,12 @@ class AddressSpace:
         """Returns an address of a subnet, or of the default one, for an owner, as soon as there is one. Takes it back
         if whoever asked is `gone` by then.
         """
-        given = await self._allocations.give(_checked(owner), [self._subnet(subnet)], None)
-        if gone():
-            self._allocations.take_back(owner, given)
+        with self._allocations.busy(_checked(owner)):
+            given = await self._allocations.give(owner, [self._subnet(subnet)], None)
+            if gone():
+                self._allocations.take_back(owner, given)
+            else:
+                self._allocations.keep(owner, given)
         return given.cidrs[0]
 
     def lookup(self, owner: str, subnet: str | None) -> list[str]:
@@ -140,7 +143,7 @@ class AddressSpace:
                 how = "weavepy hide" if owner == "weave:expose" else "weavepy detach"
                 raise LocalError(f"Unable to free: {one} is in use by {owner}; take it away with `{how}`")
         for one in wanted:
-            self._allocations.free(owner, one)
+            self._allocations.free_unused(owner, one)
 
     def _subnet(self, text: str | None) -> IPv4Network:
         (wanted,) = self._allocations.parse([f"net:{text or 'default'}"])

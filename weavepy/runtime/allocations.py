@@ -2,8 +2,9 @@
 
 Rules of this file. An owner is a text: a target as it was attached first, a container's id, or one of Weave Net's
 special names. What was given out only because of a request that failed later is taken back. Whoever stops waiting says
-so, and an answer that nobody waits for any more takes the address back. The thing people get wrong: an owner who has an
-address of the subnet gets that one again, so what a request gave isn't always new.
+so, and an answer that nobody waits for any more takes the address back. The things people get wrong: an owner who has
+an address of the subnet gets that one again, so what a request gave isn't always new; and while one request takes an
+address from an owner another may be about to configure it for him, so it is free only when the last of them is done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -67,6 +70,10 @@ class Allocations:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._abandoned: dict[int, tuple[str, frozenset[int]]] = {}  # owner, and what he had before he asked
+        self._busy: Counter[str] = Counter()  # how many requests are about an owner's addresses now
+        self._doubtful: dict[str, set[IPv4Address]] = {}  # what is free once none is, if it isn't in use then
+        # Whether an owner has an address configured; set by whoever configures.
+        self.in_use: Callable[[str, IPv4Address], bool] = lambda _owner, _address: False
 
     # ---- what is wanted
 
@@ -137,22 +144,46 @@ class Allocations:
     async def give(self, owner: str, wanted: Sequence[Wanted], timeout_s: float | None) -> Given:
         """Gives an owner all that is wanted, or nothing: LocalError says why, NotInTimeError what it waits for."""
         given = Given()
-        try:
-            for one in wanted:
-                before = [have.ip for have in self.addresses(owner)]
-                interface = await self._give_one(owner, one, timeout_s)
-                given.interfaces.append(interface)
-                if interface.ip not in before:
-                    given.fresh.append(interface)
-        except BaseException:
-            self.take_back(owner, given)
-            raise
+        with self.busy(owner):
+            try:
+                for one in wanted:
+                    before = [have.ip for have in self.addresses(owner)]
+                    interface = await self._give_one(owner, one, timeout_s)
+                    given.interfaces.append(interface)
+                    if interface.ip not in before:
+                        given.fresh.append(interface)
+            except BaseException:
+                self.take_back(owner, given)
+                raise
         return given
 
     def take_back(self, owner: str, given: Given) -> None:
         """Frees what an owner got and can't use."""
         for interface in given.fresh:
-            self.free(owner, interface.ip)
+            self.free_unused(owner, interface.ip)
+
+    def keep(self, owner: str, given: Given) -> None:
+        """Says that an owner who has nothing configured uses what he got."""
+        self._doubtful.get(owner, set()).difference_update(one.ip for one in given.interfaces)
+
+    @contextmanager
+    def busy(self, owner: str) -> Iterator[None]:
+        """Holds an owner's addresses for him, from being given until they are configured, whatever frees them."""
+        self._busy[owner] += 1
+        try:
+            yield
+        finally:
+            self._busy[owner] -= 1
+            if not self._busy[owner]:
+                del self._busy[owner]
+                for address in sorted(self._doubtful.pop(owner, ())):
+                    if not self.in_use(owner, address):
+                        self.free(owner, address)
+
+    def free_unused(self, owner: str, address: IPv4Address) -> None:
+        """Frees what an owner has configured nowhere any more, unless he gets it configured again right now."""
+        with self.busy(owner):
+            self._doubtful.setdefault(owner, set()).add(address)
 
     def free(self, owner: str, address: IPv4Address | None = None) -> None:
         """Takes an address, or all, from an owner; what he doesn't have is nothing."""
@@ -257,7 +288,7 @@ class Allocations:
             return
         owner, before = self._abandoned.pop(answer.number, ("", frozenset()))
         if owner and not answer.reason and answer.value not in before:
-            self.free(owner, IPv4Address(answer.value))
+            self.free_unused(owner, IPv4Address(answer.value))
 
     async def _ask(self, event: Callable[[int], Event], timeout_s: float | None) -> int:
         number = next(self._numbers)

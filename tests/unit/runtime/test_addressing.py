@@ -69,6 +69,7 @@ class Bench:
         self.attached: dict[str, list[str]] = {}
         self.exposed: dict[str, object] = {}
         self.fail = False
+        self.waits: asyncio.Event | None = None  # what configuring waits for
         self.addressing = Addressing(
             self.allocations,
             cast(Any, self),
@@ -114,6 +115,8 @@ class Bench:
         return [(b"", cidr) for cidr in self.exposed]
 
     async def attach(self, _target: str, cidrs: Sequence[str], owner: str) -> object:
+        if self.waits is not None:
+            await self.waits.wait()
         if self.fail:
             raise LocalError("no such container")
         have = self.attached.setdefault(owner, [])
@@ -126,6 +129,8 @@ class Bench:
         return removed
 
     async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> list[str]:
+        if self.waits is not None:
+            await self.waits.wait()
         if self.fail:
             raise LocalError("no bridge")
         self.exposed.update(dict.fromkeys(cidrs, masquerade))
@@ -253,6 +258,82 @@ def test_what_cant_be_attached_is_taken_back_but_not_what_was_there_before() -> 
         with pytest.raises(LocalError, match="no bridge"):
             await bench.addressing.expose([], masquerade=True)
         assert held(bench) == {"pid:1": first}
+
+    run(bench, scenario)
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_address_stays_its_owners_while_it_is_attached_again_and_detached_at_once(fails: bool) -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        (first,) = (await bench.addressing.attach("pid:1", []))["given"]
+        bench.waits = asyncio.Event()
+        again = asyncio.create_task(bench.addressing.attach("pid:1", []))
+        await turns()  # it has its address, and is about to configure it
+        assert (await bench.addressing.detach("pid:1", []))["removed"] == [first]
+        assert held(bench) == {"pid:1": [first]}
+        bench.fail = fails
+        bench.waits.set()
+        await asyncio.wait({again})
+        assert held(bench) == ({} if fails else {"pid:1": [first]})
+        await bench.addressing.detach("pid:1", [])
+        assert held(bench) == {}
+
+    run(bench, scenario)
+
+
+def test_who_fails_takes_nothing_from_another_request_for_the_same_container() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        await bench.addressing.attach("pid:2", ["10.1.0.6/29"])
+        bench.held = True
+        failing = asyncio.create_task(bench.addressing.attach("pid:1", ["net:default", "10.1.0.6/29"]))
+        other = asyncio.create_task(bench.addressing.attach("pid:1", []))
+        await turns()
+        bench.waits = asyncio.Event()
+        for _ in range(3):
+            bench.answer()
+            await turns()
+        with pytest.raises(LocalError, match="belongs to pid:2"):
+            await failing
+        bench.held = False
+        bench.waits.set()
+        given = (await other)["given"]
+        assert held(bench)["pid:1"] == given == bench.attached["pid:1"]
+
+    run(bench, scenario)
+
+
+def test_the_hosts_address_stays_its_own_while_it_is_exposed_again_and_hidden_at_once() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        (first,) = (await bench.addressing.expose([], masquerade=True))["exposed"]
+        bench.waits = asyncio.Event()
+        again = asyncio.create_task(bench.addressing.expose([], masquerade=True))
+        await turns()
+        assert (await bench.addressing.hide([]))["removed"] == [first]
+        bench.waits.set()
+        await again
+        assert held(bench) == {"weave:expose": [first]}
+
+    run(bench, scenario)
+
+
+def test_a_start_takes_nothing_from_who_was_attached_meanwhile() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        given = (await bench.addressing.attach("pid:1", []))["given"]
+        bench.addressing.settle({})
+        assert held(bench) == {"pid:1": given}
 
     run(bench, scenario)
 
