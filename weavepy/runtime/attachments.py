@@ -1,7 +1,8 @@
 """Containers that were attached by this host's operator, and their return after a restart.
 
 Rules of this file. What was asked for is stored under the namespace's inode together with enough to recognise
-it, so the same container under another name is still the same, and a new one that reuses the number isn't. A
+it, so the same container under another name is still the same, and a new one that reuses the number isn't. It is
+stored before it is configured: what a container has, and nothing here knows of, would be given out again. A
 container's MAC is pinned in the engine while it is attached here: nobody else may claim it. All of it runs in
 a worker thread except the engine's calls, which belong to the loop's thread. A container has ended when the kernel has
 taken its interface with its namespace: a target that leads nowhere says less, since whoever it named may have been one
@@ -192,9 +193,33 @@ class Attachments:
     # ---- in the worker thread
 
     def _attach(self, target: str, cidrs: Sequence[str], owner: str) -> Attachment:
-        attachment = attach(target, cidrs, mtu=self._mtu)
-        self._remember(attachment, owner)
+        identity = target_identity(target)
+        inode = identity["netns_inode"]
+        assert isinstance(inode, int)
+        key = f"{PREFIX}{inode}"
+        before = self._journal.items(key).get(key)
+        known = self.present.get(inode) if inode not in self._ended else None
+        had = known.cidrs if known is not None else ()
+        wanted = [*had, *(cidr for cidr in cidrs if cidr not in had)]
+        intent = {"target": target, "owner": owner, "identity": identity}
+        self._journal.put(key, {**intent, "cidrs": wanted})
+        try:
+            attachment = attach(target, cidrs, mtu=self._mtu)
+        except BaseException:
+            self._restore(key, before)
+            raise
+        if list(attachment.cidrs) != wanted:
+            self._restore(key, {**intent, "cidrs": list(attachment.cidrs)})
         return attachment
+
+    def _restore(self, key: str, before: object) -> None:
+        try:
+            if before is None:
+                self._journal.delete(key)
+            else:
+                self._journal.put(key, before)
+        except LocalError as error:
+            log.warning("%s: the next start may attach what isn't attached now: %s", key, error)
 
     def _remember(self, attachment: Attachment, owner: str) -> None:
         intent = {

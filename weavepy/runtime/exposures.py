@@ -1,8 +1,8 @@
 """Addresses that this host itself has in the overlay, and their return after a restart.
 
-Rules of this file. Rules come before the address and the intent before its announcement, so there is no moment
-without protection and none that a crash forgets. The same address may be exposed on many hosts. All of it runs in
-worker threads but for the bookkeeping.
+Rules of this file. Rules and the intent come before the address, so there is no moment without protection and none
+that a crash forgets: an address that the bridge has, and nothing here knows of, would be given out again. The same
+address may be exposed on many hosts. All of it runs in worker threads but for the bookkeeping.
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ class Exposures:
             wanted = {**self.present, **new}
             missing = await self._rules.apply(list(wanted.values()))
             try:
+                for exposure in new.values():
+                    await self._run(self._remember, exposure)
                 await self._run(add_addresses, interfaces)
             except BaseException:
+                for cidr in new:
+                    await self._run(self._restore, cidr)
                 await self._rules.apply(list(self.present.values()))
                 raise
-            for cidr, exposure in new.items():
-                await self._run(self._journal.put, PREFIX + cidr, {"masquerade": exposure.masquerade})
             self.present = wanted
             notes = await self._forward()
             await self._run(announce, [(self._mac, cidr) for cidr in new])
@@ -75,8 +77,9 @@ class Exposures:
             gone = [str(interface) for interface in interfaces if str(interface) in self.present]
             for cidr in gone:
                 await self._run(self._journal.delete, PREFIX + cidr)
-                del self.present[cidr]
             await self._run(remove_addresses, [IPv4Interface(cidr) for cidr in gone])
+            for cidr in gone:
+                del self.present[cidr]
             if gone:
                 await self._rules.apply(list(self.present.values()))
             return gone
@@ -109,6 +112,18 @@ class Exposures:
         masquerading = any(exposure.masquerade for exposure in self.present.values())
         names = await self._run(start_forwarding) if masquerading else []
         return [f"packets are forwarded by {', '.join(names)} now, which was off"] if names else []
+
+    def _remember(self, exposure: Exposure) -> None:
+        self._journal.put(PREFIX + exposure.cidr, {"masquerade": exposure.masquerade})
+
+    def _restore(self, cidr: str) -> None:
+        try:
+            if cidr in self.present:
+                self._remember(self.present[cidr])
+            else:
+                self._journal.delete(PREFIX + cidr)
+        except LocalError as error:
+            log.warning("%s: the next start may expose what isn't exposed now: %s", cidr, error)
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

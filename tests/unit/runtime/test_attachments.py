@@ -106,6 +106,62 @@ def run(store: Store, pins: Pins, scenario: Any, freed: list[tuple[str, list[str
     asyncio.run(everything())
 
 
+class FullDisk:
+    """A journal that keeps nothing more."""
+
+    def __init__(self, store: Store) -> None:
+        self.items = store.items
+
+    def put(self, _key: str, _value: object) -> None:
+        raise LocalError("the disk is full")
+
+    def delete(self, _key: str) -> None:
+        raise LocalError("the disk is full")
+
+
+def test_what_cant_be_kept_isnt_attached(machine: Machine, store: Store) -> None:
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        attachments._journal = cast(Any, FullDisk(store))
+        for target in ("pid:7", "pid:8"):
+            with pytest.raises(LocalError, match="the disk is full"):
+                await attachments.attach(target, ["10.0.0.2/24"])
+
+    run(store, Pins(), scenario)
+    assert machine.addresses == {70: ["10.0.0.1/24"]}
+
+
+def test_what_is_attached_is_kept_before(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def kept() -> list[str]:
+        return [cidr for intent in store.items("attach/").values() for cidr in cast(Any, intent)["cidrs"]]
+
+    def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
+        seen.append(kept())
+        if "10.0.0.9/24" in cidrs:
+            raise LocalError("the container has it")
+        return machine.attach(target, cidrs, mtu=mtu)
+
+    monkeypatch.setattr(module, "attach", attach)
+
+    async def scenario(attachments: Attachments) -> None:
+        with pytest.raises(LocalError, match="has it"):
+            await attachments.attach("pid:7", ["10.0.0.9/24"])
+        assert kept() == []
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        await attachments.attach("pid:7", ["10.0.0.2/24"])
+        with pytest.raises(LocalError, match="has it"):
+            await attachments.attach("pid:7", ["10.0.0.9/24"])
+        assert kept() == ["10.0.0.1/24", "10.0.0.2/24"]
+
+    run(store, Pins(), scenario)
+    first, second, third = "10.0.0.1/24", "10.0.0.2/24", "10.0.0.9/24"
+    assert seen == [[third], [first], [first, second], [first, second, third]]
+
+
 def test_attaching_pins_and_remembers(machine: Machine, store: Store) -> None:
     pins = Pins()
 

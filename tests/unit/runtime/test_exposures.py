@@ -1,7 +1,7 @@
 """Exposed addresses: order, what is kept, and that a failure leaves what was there."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -28,6 +28,7 @@ class Machine:
         self.happened: list[str] = []
         self.refuses: set[str] = set()
         self.forwards = False
+        self.looks: Callable[[], None] = lambda: None
 
     async def apply(self, exposures: Sequence[Exposure]) -> list[str]:
         if "rules" in self.refuses:
@@ -39,6 +40,7 @@ class Machine:
     def add(self, interfaces: Iterable[IPv4Interface]) -> None:
         if "address" in self.refuses:
             raise LocalError("taken")
+        self.looks()
         self.happened.append("address")
         self.bridge |= {str(interface) for interface in interfaces}
 
@@ -107,6 +109,61 @@ def test_what_fails_leaves_nothing(machine: Machine, tmp_path: Path, refused: st
             [],
         )
         assert not machine.forwards
+
+    run(tmp_path, machine, scenario)
+
+
+class FullDisk:
+    """A journal of which only so many writes succeed."""
+
+    def __init__(self, store: Store, writes: int) -> None:
+        self.store, self.writes, self.items = store, writes, store.items
+
+    def put(self, key: str, value: object) -> None:
+        self.count()
+        self.store.put(key, value)
+
+    def delete(self, key: str) -> None:
+        self.count()
+        self.store.delete(key)
+
+    def count(self) -> None:
+        self.writes -= 1
+        if self.writes < 0:
+            raise LocalError("the disk is full")
+
+
+def test_what_cant_be_kept_isnt_exposed(machine: Machine, tmp_path: Path) -> None:
+    async def scenario(exposures: Exposures, store: Store) -> None:
+        await exposures.expose([CIDR], masquerade=True)
+        full = FullDisk(store, 1)
+        exposures._journal = full
+        with pytest.raises(LocalError, match="the disk is full"):
+            await exposures.expose(["10.44.0.8/16", "10.44.0.9/16"], masquerade=True)
+        assert (machine.bridge, set(exposures.present)) == ({CIDR}, {CIDR})
+        assert machine.rules == [Exposure(CIDR, True)]
+        full.writes = 9
+        await exposures.expose(["10.44.0.8/16"], masquerade=True)
+        full.writes = 1
+        with pytest.raises(LocalError, match="the disk is full"):
+            await exposures.hide([])
+        full.writes = 9
+        assert len(await exposures.hide([])) == 2  # not forgotten by the first try
+        assert (machine.bridge, store.items("expose/")) == (set(), {})
+
+    run(tmp_path, machine, scenario)
+
+
+def test_an_intent_is_kept_before_the_address_is_there(machine: Machine, tmp_path: Path) -> None:
+    async def scenario(exposures: Exposures, store: Store) -> None:
+        seen: list[object] = []
+        machine.looks = lambda: seen.append(store.items("expose/"))
+        await exposures.expose([CIDR], masquerade=True)
+        assert seen == [{f"expose/{CIDR}": {"masquerade": True}}]
+        machine.refuses = {"address"}
+        with pytest.raises(LocalError):
+            await exposures.expose([CIDR], masquerade=False)
+        assert store.items("expose/") == {f"expose/{CIDR}": {"masquerade": True}}
 
     run(tmp_path, machine, scenario)
 
