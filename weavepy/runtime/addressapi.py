@@ -8,7 +8,6 @@ out Weave Net has none of these pages, and its script looks for that very text.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
@@ -17,9 +16,9 @@ from aiohttp import web
 
 from weavepy.errors import LocalError
 from weavepy.runtime.apibody import one_text, read_json, refuse_browser
+from weavepy.runtime.waiting import unless_gone
 
 WAIT_MAX_S = 3600.0
-LOOK_PERIOD_S = 0.25  # for clients that have gone away
 NOT_FOUND = "404 page not found\n"
 CANCELLED = "cancelled"
 
@@ -95,8 +94,8 @@ class AddressApi:
 
     async def _allocate(self, request: web.Request) -> web.Response:
         _switch(request, "check-alive")
-        wanted = self._control.allocate(request.match_info["id"], _cidr(request), lambda: _gone(request))
-        given = await unless_gone(request, wanted)
+        wanted = self._control.allocate(request.match_info["id"], _cidr(request), lambda: is_gone(request))
+        given = await _unless_gone(request, wanted)
         return web.Response(text=CANCELLED if given is None else given)
 
     async def _lookup(self, request: web.Request) -> web.Response:
@@ -110,7 +109,7 @@ class AddressApi:
         assert cidr is not None
         claim = self._control.claim(request.match_info["id"], cidr, tolerant=tolerant)
         try:
-            await unless_gone(request, claim)
+            await _unless_gone(request, claim)
         except LocalError as error:
             raise type(error)(f"Unable to claim: {error}") from None
         return web.Response(status=204)
@@ -125,7 +124,7 @@ class AddressApi:
                 pass
             return True
 
-        await unless_gone(request, wait())
+        await _unless_gone(request, wait())
         return web.Response()
 
     async def _default_subnet(self, _request: web.Request) -> web.Response:
@@ -152,7 +151,7 @@ class AddressApi:
             raise LocalError('"timeout_s" must be a number of seconds')
         if not 0 <= timeout_s <= WAIT_MAX_S:
             raise LocalError(f'"timeout_s" must be from 0 to {WAIT_MAX_S:.0f}')
-        lacking = await unless_gone(request, self._control.prime(float(timeout_s)))
+        lacking = await _unless_gone(request, self._control.prime(float(timeout_s)))
         return _json({"waits_for": lacking or ""})
 
     async def _rmpeer(self, request: web.Request) -> web.Response:
@@ -172,21 +171,12 @@ class AddressApi:
         return _json(await self._control.repair(peer, renumber=_flag(body, "renumber")))
 
 
-async def unless_gone(request: web.Request, coroutine: Coroutine[Any, Any, _T]) -> _T | None:
-    """Awaits what may take long; when the client goes away it is cancelled, and None returned."""
-    task = asyncio.get_running_loop().create_task(coroutine)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=LOOK_PERIOD_S)
-            if not task.done() and _gone(request):
-                return None
-        return task.result()
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+async def _unless_gone(request: web.Request, coroutine: Coroutine[Any, Any, _T]) -> _T | None:
+    return await unless_gone(lambda: is_gone(request), coroutine)
 
 
-def _gone(request: web.Request) -> bool:
+def is_gone(request: web.Request) -> bool:
+    """Tells whether whoever sent a request has hung up."""
     return request.transport is None or request.transport.is_closing()
 
 

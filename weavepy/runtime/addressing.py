@@ -17,10 +17,11 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.linux.expose import overlaps
 from weavepy.linux.target import is_target
-from weavepy.runtime.allocations import EXPOSE, Allocations, NotInTimeError, Wanted
+from weavepy.runtime.allocations import EXPOSE, Allocations, Given, NotInTimeError, Wanted
 from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.exposures import Exposures
+from weavepy.runtime.waiting import unless_gone
 
 log = logging.getLogger("weavepy.addressing")
 
@@ -82,13 +83,17 @@ class Addressing:
 
     # ---- containers
 
-    async def attach(self, target: str, wanted: Sequence[str]) -> dict[str, Any]:
-        """Gives a container what is wanted, by Weave Net's grammar, or nothing."""
+    async def attach(
+        self, target: str, wanted: Sequence[str], gone: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Gives a container what is wanted, by Weave Net's grammar, or nothing, also if whoever asked is `gone` before
+        there are addresses.
+        """
         parsed = self._allocations.parse(wanted)
         self._refuse(parsed, self._exposures.addresses(), "is exposed on this host")
         owner = await self._attachments.owner(target)
         with self._allocations.busy(owner):
-            given = await self._allocations.give(owner, parsed, limits.ADDRESS_WAIT_S)
+            given = await self._give(owner, parsed, gone)
             try:
                 warnings = await self._warn(given.interfaces)
                 attachment = await self._attachments.attach(target, given.cidrs, owner)
@@ -127,7 +132,9 @@ class Addressing:
 
     # ---- the host itself
 
-    async def expose(self, wanted: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
+    async def expose(
+        self, wanted: Sequence[str], gone: Callable[[], bool] = lambda: False, *, masquerade: bool
+    ) -> dict[str, Any]:
         """Gives this host addresses in the overlay; without `masquerade` only what knows a route gets through."""
         parsed = self._allocations.parse(wanted)
         self._refuse(parsed, self._attachments.addresses(), "is attached to a container of this host")
@@ -135,7 +142,7 @@ class Addressing:
         fixed = [one for one in parsed if isinstance(one, IPv4Interface)]
         subnets = [one for one in parsed if isinstance(one, IPv4Network)]
         with self._allocations.busy(EXPOSE):
-            given = await self._allocations.give(EXPOSE, subnets, limits.ADDRESS_WAIT_S)
+            given = await self._give(EXPOSE, subnets, gone)
             interfaces = [*fixed, *given.interfaces]
             try:
                 warnings = await self._warn(interfaces)
@@ -250,6 +257,12 @@ class Addressing:
             )
 
     # ---- what both need
+
+    async def _give(self, owner: str, wanted: Sequence[Wanted], gone: Callable[[], bool]) -> Given:
+        given = await unless_gone(gone, self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S))
+        if given is None:
+            raise LocalError("whoever asked for it has gone away; nothing was given")
+        return given
 
     async def _warn(self, interfaces: Sequence[IPv4Interface]) -> list[str]:
         """Returns, and logs, what of the host's routes the addresses' subnets get in the way of."""

@@ -24,7 +24,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
-from weavepy.runtime.addressapi import AddressApi, AddressControl, is_weave_nets
+from weavepy.runtime.addressapi import AddressApi, AddressControl, is_gone, is_weave_nets
 from weavepy.runtime.addresses import plain_host
 from weavepy.runtime.allocations import NotInTimeError
 from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
@@ -54,9 +54,11 @@ class Control(Protocol):
         self, peers: Sequence[str], *, replace: bool, wait_s: float
     ) -> list[dict[str, Any]]: ...
     async def forget(self, peers: Sequence[str], *, known_only: bool) -> None: ...
-    async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
+    async def attach(self, target: str, cidrs: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]: ...
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
-    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> dict[str, Any]: ...
+    async def expose(
+        self, cidrs: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+    ) -> dict[str, Any]: ...
     async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]: ...
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture: ...
     def end_capture(self, capture: Capture) -> None: ...
@@ -195,7 +197,8 @@ class Api:
     async def _attach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        return _json(await self._control.attach(one_text(body, "target"), cidrs))
+        target = one_text(body, "target")
+        return _json(await self._control.attach(target, cidrs, lambda: is_gone(request)))
 
     async def _detach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
@@ -208,7 +211,7 @@ class Api:
         if not isinstance(masquerade, bool):
             raise LocalError('"masquerade" must be true or false')
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        return _json(await self._control.expose(cidrs, masquerade=masquerade))
+        return _json(await self._control.expose(cidrs, lambda: is_gone(request), masquerade=masquerade))
 
     async def _expose_one(self, request: web.Request) -> web.Response:
         """Weave Net's form: all of it in the address."""
@@ -219,7 +222,7 @@ class Api:
         if skip not in ("true", "false"):
             raise LocalError('"skipNAT" must be true or false')
         cidr = f"{request.match_info['ip']}/{request.match_info['length']}"
-        await self._control.expose([cidr], masquerade=skip == "false")
+        await self._control.expose([cidr], lambda: is_gone(request), masquerade=skip == "false")
         return web.Response(status=204)
 
     async def _hide(self, request: web.Request) -> web.Response:

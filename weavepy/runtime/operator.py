@@ -191,14 +191,16 @@ class Operator:
             raise LocalError(f"{unknown[0]} is not a target; the targets are: {listed}")
         self._targets.forget([peer for peer in peers if peer in known])
 
-    async def attach(self, target: str, wanted: Sequence[str]) -> dict[str, Any]:
-        return await self._addressing.attach(target, wanted)
+    async def attach(self, target: str, wanted: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]:
+        return await self._addressing.attach(target, wanted, gone)
 
     async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
         return await self._addressing.detach(target, unwanted)
 
-    async def expose(self, wanted: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
-        return await self._addressing.expose(wanted, masquerade=masquerade)
+    async def expose(
+        self, wanted: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+    ) -> dict[str, Any]:
+        return await self._addressing.expose(wanted, gone, masquerade=masquerade)
 
     async def hide(self, unwanted: Sequence[str]) -> dict[str, Any]:
         return await self._addressing.hide(unwanted)

@@ -14,8 +14,8 @@ from test_api import RecordingControl
 from weavepy import limits
 from weavepy.events import PeerName
 from weavepy.ipam.conflicts import RepairError
-from weavepy.runtime import addressapi
 from weavepy.runtime import addressing as addressing_module
+from weavepy.runtime import waiting
 from weavepy.runtime.addressapi import NOT_FOUND
 from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.api import Api
@@ -98,7 +98,7 @@ def run(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addressing_module, "overlaps", lambda _interfaces: [])
-    monkeypatch.setattr(addressapi, "LOOK_PERIOD_S", 0.01)
+    monkeypatch.setattr(waiting, "LOOK_PERIOD_S", 0.01)
     monkeypatch.setattr(limits, "LEAVE_FLUSH_S", 0.0)
     monkeypatch.setattr(limits, "CLAIM_ANSWER_S", 0.05)
 

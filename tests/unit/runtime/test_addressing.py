@@ -13,6 +13,7 @@ from weavepy.errors import LocalError
 from weavepy.events import Answered, DiskTrouble, Effect, Event, PeerName, Persist
 from weavepy.ipam.channel import AddressChannel
 from weavepy.runtime import addressing as module
+from weavepy.runtime import waiting
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressplan import plan
 from weavepy.runtime.allocations import Allocations, NotInTimeError
@@ -307,6 +308,35 @@ def test_who_fails_takes_nothing_from_another_request_for_the_same_container() -
         bench.waits.set()
         given = (await other)["given"]
         assert held(bench)["pid:1"] == given == bench.attached["pid:1"]
+
+    run(bench, scenario)
+
+
+def test_who_goes_away_while_there_is_no_address_gets_none_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LOOK_PERIOD_S", 0.0)
+    bench = Bench("10.1.0.0/30")
+
+    async def scenario() -> None:
+        for number in (1, 2):
+            await bench.addressing.attach(f"pid:{number}", [])
+        gone: list[bool] = []
+        for wait in (
+            bench.addressing.attach("pid:3", [], lambda: bool(gone)),
+            bench.addressing.expose([], lambda: bool(gone), masquerade=True),
+        ):
+            gone.clear()
+            waiting = asyncio.create_task(wait)
+            await turns()
+            assert bench.channel is not None
+            assert len(bench.channel.allocator.waiting) == 1
+            gone.append(True)
+            with pytest.raises(LocalError, match="has gone away"):
+                await waiting
+            assert bench.channel.allocator.waiting == []
+        await bench.addressing.detach("pid:1", [])
+        assert list(held(bench)) == ["pid:2"]
+        assert "pid:3" not in bench.attached
+        assert not bench.exposed
 
     run(bench, scenario)
 

@@ -80,7 +80,8 @@ class RecordingControl:
         if known_only and "unknown" in peers:
             raise LocalError("unknown is not a target")
 
-    async def attach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]:
+    async def attach(self, target: str, cidrs: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]:
+        assert not gone()
         self.calls.append(("attach", target, list(cidrs)))
         if target == "bug":
             raise RuntimeError("secret detail")
@@ -90,7 +91,10 @@ class RecordingControl:
         self.calls.append(("detach", target, list(cidrs)))
         return {"target": target, "removed": list(cidrs)}
 
-    async def expose(self, cidrs: Sequence[str], *, masquerade: bool) -> dict[str, Any]:
+    async def expose(
+        self, cidrs: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+    ) -> dict[str, Any]:
+        assert not gone()
         self.calls.append(("expose", list(cidrs), masquerade))
         return {"exposed": list(cidrs), "warnings": []}
 
