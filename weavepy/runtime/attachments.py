@@ -119,13 +119,15 @@ class Attachments:
         the container has ended meanwhile, still its own.
         """
         in_use: dict[str, list[str]] = {}
-        for key, intent in (await self._run(self._journal.items, PREFIX)).items():
-            if not isinstance(intent, dict):
-                continue
-            inode, owner = int(key.removeprefix(PREFIX)), str(intent.get("owner", intent["target"]))
-            cidrs = in_use.setdefault(owner, [])
-            cidrs += [str(cidr) for cidr in intent["cidrs"]]
+        for key in await self._run(self._journal.items, PREFIX):
+            inode = int(key.removeprefix(PREFIX))
             async with self._turn:
+                # Commands are carried out meanwhile: what was detached stays so, and who was attached is there.
+                intent = (await self._run(self._journal.items, key)).get(key)
+                if not isinstance(intent, dict):
+                    continue
+                owner = str(intent.get("owner", intent["target"]))
+                in_use.setdefault(owner, []).extend(str(cidr) for cidr in intent["cidrs"])
                 try:
                     attachment = await self._run(self._attach_again, intent)
                 except (LocalError, OSError) as error:

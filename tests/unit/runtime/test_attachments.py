@@ -1,6 +1,7 @@
 """Attached containers: what is stored, what is pinned, and what comes back after a restart."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,6 +161,33 @@ def test_what_is_attached_is_kept_before(
     run(store, Pins(), scenario)
     first, second, third = "10.0.0.1/24", "10.0.0.2/24", "10.0.0.9/24"
     assert seen == [[third], [first], [first, second], [first, second, third]]
+
+
+def test_what_is_detached_while_others_come_back_stays_detached(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def before(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        await attachments.attach("pid:8", ["10.0.0.2/24"])
+
+    async def scenario(attachments: Attachments) -> None:
+        loop, detached = asyncio.get_running_loop(), []
+
+        def attach(target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
+            if not detached:  # comes next, as whoever waits for the lock first
+                coroutine = attachments.detach("pid:8", [])
+                loop.call_soon_threadsafe(lambda: detached.append(loop.create_task(coroutine)))
+                while not detached:
+                    time.sleep(0)
+            return machine.attach(target, cidrs, mtu=mtu)
+
+        monkeypatch.setattr(module, "attach", attach)
+        assert await attachments.replay(0.0) == {"pid:7": ["10.0.0.1/24"]}
+        assert await detached[0] == ["10.0.0.2/24"]
+        assert machine.addresses == {70: ["10.0.0.1/24"], 80: []}
+
+    run(store, Pins(), before)
+    run(store, Pins(), scenario)
 
 
 def test_attaching_pins_and_remembers(machine: Machine, store: Store) -> None:
