@@ -43,6 +43,7 @@ class History:
         self.numbers = iter(range(1, 250))
         self.owners = iter(range(1, 100_000))
         self.observers: set[int] = set()
+        self.heirs: dict[PeerName, Host] = {}  # who took over from whom
         self.targets: dict[int, tuple[Host, ...]] = {}
         if "loss" in self.trouble:
             self.world.loss, self.world.duplication = draw.choice((0.05, 0.2)), 0.05
@@ -256,6 +257,9 @@ class History:
             gone = self.draw.choice(down)
             if gone.name in {peer for up in self.world.up() for peer in up.known()}:
                 return  # it is refused
+            heir = self.heirs.setdefault(gone.name, host)
+            if heir is not host and heir.number in self.world.hosts and heir.name not in host.known():
+                return  # the operator remembers whom he gave it to, and that this one can't know
             self.tell(f"host {host.number} takes over what host {gone.number} had")
             self.world.remove_peer(host, gone.name)
             if self.draw.random() < 0.7:
