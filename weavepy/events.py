@@ -175,6 +175,7 @@ class AddressWanted:
     prefix: int
     claim: bool = False
     optimistic: bool = False  # another peer who owns it and can't be reached is taken to agree
+    another: bool = False  # than those that the owner has
 
 
 @dataclass(frozen=True, slots=True)

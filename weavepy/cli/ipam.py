@@ -125,4 +125,4 @@ def repair(ctx: click.Context, peer: str, renumber: bool, run_dir: str) -> None:
     for one in answer["clashes"]:
         what = f"{one['owner']}: {one['address']} has been given out by {one['peer']}, too"
         click.echo(what if renumber else f"{what}; --renumber gives it another one")
-    ctx.exit(EXIT_FAILED if answer["clashes"] else 0)
+    ctx.exit(EXIT_FAILED if answer["clashes"] or answer["failed"] else 0)

@@ -63,6 +63,7 @@ class Request:
     claim: bool
     since: float
     optimistic: bool = False  # an owner who can't be reached is taken to agree
+    another: bool = False  # than those that it has
     waits_for: str = ""
     asked: PeerName | None = None
     tries: int = 0

@@ -112,8 +112,8 @@ class AddressChannel:
         """Takes what the operator, or somebody for a container, asks for."""
         allocator = self.allocator
         match event:
-            case AddressWanted(number, owner, start, end, prefix, claim, optimistic):
-                request = Request(number, owner, Range(start, end), prefix, claim, now, optimistic)
+            case AddressWanted(number, owner, start, end, prefix, claim, optimistic, another):
+                request = Request(number, owner, Range(start, end), prefix, claim, now, optimistic, another)
                 self._perform(allocator.allocate(request, now))
             case AddressCancelled(number):
                 self._perform(allocator.cancel(number))

@@ -116,8 +116,7 @@ class Requests:
 
     def _lowest(self, request: Request, held_back: str) -> list[AllocatorAction]:
         ledger, universe = self._ledger, self._ledger.universe
-        held = ledger.held.of(request.owner)
-        known = next((a for a in held if request.wanted.start <= a < request.wanted.end), None)
+        known = self._known(request)
         if known is not None:
             return [self._grant(request, known)]
         if request.wanted.start >= universe.end or request.wanted.end <= universe.start:
@@ -220,10 +219,15 @@ class Requests:
         """Whether somebody may own what it is about: what is outside the universe is nobody's."""
         held = self._ledger.held
         if not request.claim:
-            wanted = request.wanted
-            return not any(wanted.start <= address < wanted.end for address in held.of(request.owner))
+            return self._known(request) is None
         address = request.wanted.start
         return self._ledger.is_inside(address) and held.owner(address) is None
+
+    def _known(self, request: Request) -> int | None:
+        """Returns what the owner has of what it wants."""
+        wanted = request.wanted
+        held = () if request.another else self._ledger.held.of(request.owner)
+        return next((address for address in held if wanted.start <= address < wanted.end), None)
 
     def _grant(self, request: Request, address: int) -> Granted:
         self.remove(request.number)

@@ -181,20 +181,23 @@ class Addressing:
         old = next((IPv4Interface(cidr) for cidr in cidrs if _address(cidr) == address), None)
         if old is None:
             raise LocalError("it was asked for over HTTP: let who did so free it and ask anew")
-        self._allocations.free(owner, address)
-        try:
-            wanted = self._allocations.parse([f"net:{old.network}"])
-            given = await self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S)
-        except BaseException:
-            self.claim_later(owner, old)
-            raise
+        wanted = self._allocations.parse([f"net:{old.network}"])
+        # The old one stays in the books until the new one is there, so that it goes on being listed as a clash if not.
+        with self._allocations.busy(owner):
+            given = await self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S, another=True)
+            try:
+                if attachment is None:
+                    masquerade = self._exposures.present[str(old)].masquerade
+                    await self._exposures.expose(given.cidrs, masquerade=masquerade)
+                else:
+                    await self._attachments.attach(attachment.target, given.cidrs, owner)
+            except BaseException:
+                self._allocations.take_back(owner, given)
+                raise
         if attachment is None:
-            masquerade = self._exposures.present[str(old)].masquerade
-            await self._exposures.expose(given.cidrs, masquerade=masquerade)
-            await self._exposures.hide([str(old)])
+            await self.hide([str(old)])
         else:
-            await self._attachments.attach(attachment.target, given.cidrs, owner)
-            await self._attachments.detach(attachment.target, [str(old)])
+            await self.detach(attachment.target, [str(old)])
         self._repeat_announcement(given.interfaces)
         return given.cidrs[0]
 

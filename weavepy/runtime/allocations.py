@@ -141,14 +141,18 @@ class Allocations:
 
     # ---- giving and taking
 
-    async def give(self, owner: str, wanted: Sequence[Wanted], timeout_s: float | None) -> Given:
-        """Gives an owner all that is wanted, or nothing: LocalError says why, NotInTimeError what it waits for."""
+    async def give(
+        self, owner: str, wanted: Sequence[Wanted], timeout_s: float | None, *, another: bool = False
+    ) -> Given:
+        """Gives an owner all that is wanted, or nothing: LocalError says why, NotInTimeError what it waits for.
+        `another`: of a subnet not what it has already.
+        """
         given = Given()
         with self.busy(owner):
             try:
                 for one in wanted:
                     before = [have.ip for have in self.addresses(owner)]
-                    interface = await self._give_one(owner, one, timeout_s)
+                    interface = await self._give_one(owner, one, timeout_s, another)
                     given.interfaces.append(interface)
                     if interface.ip not in before:
                         given.fresh.append(interface)
@@ -202,20 +206,27 @@ class Allocations:
         """Returns all who have an address here."""
         return [] if self._channel is None else self._channel.allocator.owners()
 
-    async def _give_one(self, owner: str, wanted: Wanted, timeout_s: float | None) -> IPv4Interface:
+    async def _give_one(
+        self, owner: str, wanted: Wanted, timeout_s: float | None, another: bool
+    ) -> IPv4Interface:
         if isinstance(wanted, IPv4Interface):
             if self._channel is not None:
                 await self.claim(owner, wanted, timeout_s)
             return wanted
-        return await self.allocate(owner, wanted, timeout_s)
+        return await self.allocate(owner, wanted, timeout_s, another=another)
 
-    async def allocate(self, owner: str, subnet: IPv4Network, timeout_s: float | None) -> IPv4Interface:
+    async def allocate(
+        self, owner: str, subnet: IPv4Network, timeout_s: float | None, *, another: bool = False
+    ) -> IPv4Interface:
         """Returns an address of a subnet: one that the owner has, as he has it, or a new one with its length."""
         if self._channel is None:
             raise LocalError(OFF)
         part = self._within(subnet)
         address = await self._ask(
-            lambda number: AddressWanted(number, owner, part.start, part.end, subnet.prefixlen), timeout_s
+            lambda number: AddressWanted(
+                number, owner, part.start, part.end, subnet.prefixlen, another=another
+            ),
+            timeout_s,
         )
         new = IPv4Interface((address, subnet.prefixlen))
         return next((one for one in self.addresses(owner) if one.ip == new.ip), new)

@@ -484,6 +484,8 @@ def test_what_cant_be_renumbered_keeps_what_it_has() -> None:
         await asyncio.sleep(0)
         assert bench.attached == {"pid:1": ["10.1.0.5/29"]}
         assert [str(one) for one in bench.allocations.addresses("pid:1")] == ["10.1.0.5/29"]
+        # It is listed as long as two have it, also if whoever else has it says so again.
+        assert [(one["owner"], one["address"]) for one in answer["clashes"]] == [("pid:1", "10.1.0.5")]
 
     run(scenario, init=TWO)
 
