@@ -42,7 +42,7 @@ class Addressing:
         self._exposures = exposures
         self._announcements = announcements
         self._expiring: set[asyncio.Task[None]] = set()
-        self._claims: set[asyncio.Task[LocalError | None]] = set()
+        self._claims: dict[asyncio.Task[LocalError | None], tuple[str, IPv4Address]] = {}
 
     def configured(self) -> list[tuple[bytes, str]]:
         """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
@@ -127,8 +127,10 @@ class Addressing:
 
     def freed(self, owner: str, cidrs: Sequence[str]) -> None:
         """Frees what an owner has configured nowhere any more."""
-        for cidr in cidrs:
-            self._allocations.free_unused(owner, _address(cidr))
+        for address in map(_address, cidrs):
+            for task in [task for task, what in self._claims.items() if what == (owner, address)]:
+                task.cancel()  # or it would be claimed, for ever, once somebody can say so
+            self._allocations.free_unused(owner, address)
 
     # ---- the host itself
 
@@ -232,8 +234,8 @@ class Addressing:
     def claim_later(self, owner: str, interface: IPv4Interface) -> asyncio.Task[LocalError | None]:
         """Sees to it that what is in use is known to be: asks for it until there is an answer, and returns that."""
         task = asyncio.get_running_loop().create_task(self._claim(owner, interface))
-        self._claims.add(task)
-        task.add_done_callback(self._claims.discard)
+        self._claims[task] = owner, interface.ip
+        task.add_done_callback(self._claims.pop)
         return task
 
     async def _claim(self, owner: str, interface: IPv4Interface) -> LocalError | None:

@@ -124,7 +124,7 @@ class AddressSpace:
             return
         claim = self._addressing.claim_later(owner, interface)
         await asyncio.wait({claim}, timeout=0.0 if self._lacks() else limits.CLAIM_ANSWER_S)
-        if claim.done() and (error := claim.result()) is not None:
+        if claim.done() and not claim.cancelled() and (error := claim.result()) is not None:
             raise error
 
     def free(self, owner: str, address: str | None) -> None:

@@ -357,6 +357,23 @@ def test_the_hosts_address_stays_its_own_while_it_is_exposed_again_and_hidden_at
     run(bench, scenario)
 
 
+def test_what_is_hidden_before_it_could_be_claimed_isnt_claimed_later() -> None:
+    bench = Bench(init="consensus=3")
+    bench.peers.present = {PeerName(7), PeerName(8)}
+
+    async def scenario() -> None:
+        await bench.addressing.expose(["10.1.0.6/29"], masquerade=True)
+        await turns()
+        assert bench.channel is not None
+        assert len(bench.channel.allocator.waiting) == 1
+        await bench.addressing.hide([])
+        await turns()
+        assert bench.channel.allocator.waiting == []
+        assert held(bench) == {}
+
+    run(bench, scenario)
+
+
 def test_a_start_takes_nothing_from_who_was_attached_meanwhile() -> None:
     bench = Bench()
 
