@@ -5,7 +5,7 @@ forget it, and done a little later by timers: routes and tables at most so often
 changes. The thing people get wrong: routes that are asked for are fresh, tables are as old as their timer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from weavepy import limits
 from weavepy.events import Effect, Entropy, ForgetMacs, PeerName
@@ -62,6 +62,10 @@ class Network:
     def others(self) -> int:
         """Returns how many other peers gossip can get to."""
         return len(self.routes().unicast_all) - 1
+
+    def names(self) -> Iterable[PeerName]:
+        """Returns all peers that gossip can get to, and ourselves."""
+        return self.routes().unicast_all.keys()
 
     # ---- changing
 

@@ -77,8 +77,9 @@ class Allocator:
         company: Callable[[], bool],
         expected: Callable[[], int],
         stored: Mapping[str, str] | None = None,
+        peers: Callable[[], Iterable[PeerName]] = tuple,
     ) -> None:
-        """`stored`: what the last run had saved."""
+        """`stored`: what the last run had saved. `peers`: all who can be spoken to, to be named."""
         self._config = config
         self._reachable = reachable
         self._company = company
@@ -89,7 +90,9 @@ class Allocator:
             reachable=reachable,
             contradicts=lambda peer: self._exchange.conflicts.speaks(peer),
         )
-        self._seeding = Seeding(config, self._ledger, company=company, expected=expected, reachable=reachable)
+        self._seeding = Seeding(
+            config, self._ledger, company=company, expected=expected, reachable=reachable, peers=peers
+        )
         self._troubles: dict[str, str] = {}  # why nothing new may be given out, by kind
         self._exchange = Exchange(
             config,

@@ -47,6 +47,7 @@ class Peers(Protocol):
 
     def reachable(self, peer: PeerName) -> bool: ...
     def others(self) -> int: ...
+    def names(self) -> Iterable[PeerName]: ...
 
 
 class Gossip(Protocol):
@@ -83,6 +84,7 @@ class AddressChannel:
             company=lambda: peers.others() > 0,
             expected=expected,
             stored=stored,
+            peers=peers.names,
         )
         self.lease: LeaseChannel | None = None
         if config.reclaim_after_s:

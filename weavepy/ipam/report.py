@@ -113,7 +113,7 @@ def status(allocator: Allocator) -> str:
             known = len(seeding.claims() or {})
             return f"awaiting consensus (quorum: {seeding.quorum}, known: {known})"
         return "priming"
-    return "idle"
+    return "ready (alone: nothing is divided yet)" if len(allocator.ledger.held) else "idle"
 
 
 def check(allocator: Allocator, now: float) -> list[str]:

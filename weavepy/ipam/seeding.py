@@ -5,7 +5,8 @@ thing people get wrong: a host alone divides nothing. It gives out addresses and
 agree, or there would be two divisions when they meet.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from weavepy import limits
 from weavepy.events import PeerName
@@ -14,6 +15,8 @@ from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.election import Election
 from weavepy.ipam.ledger import Ledger
 from weavepy.wire.ipam import Claims, NodeId
+
+_SHOWN: Final = 8  # peers that are named
 
 
 class Seeding:
@@ -29,12 +32,15 @@ class Seeding:
         company: Callable[[], bool],
         expected: Callable[[], int],
         reachable: Callable[[PeerName], bool],
+        peers: Callable[[], Iterable[PeerName]] = tuple,
     ) -> None:
+        """`peers`: all who can be spoken to, to be named."""
         self._config = config
         self._ledger = ledger
         self._company = company
         self._expected = expected
         self._reachable = reachable
+        self._peers = peers
         self._observers: set[PeerName] = set()  # who has said that he doesn't vote
         self._election: Election | None = None
         if not config.observer:
@@ -76,8 +82,19 @@ class Seeding:
         """Says what is waited for by all who need a division; nothing if there is one, or none is needed yet."""
         if not self._ledger.ring.empty or self.alone(now):
             return ""
-        others = "" if self._company() else ": none of the peers that were named is there yet"
-        return f"the first division of the addresses among the peers{others}"
+        text = "the first division of the addresses among the peers"
+        if not self._company():
+            return f"{text}: none of the peers that were named is there yet"
+        voters = {node.name for node in self.claims() or ()}
+        silent = sorted(
+            peer for peer in self._peers() if peer not in voters | self._observers | {self._config.own}
+        )
+        more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
+        names = ", ".join(map(self._ledger.called, silent[:_SHOWN])) + more
+        missing = f", none yet from {names}: do they give out addresses?" if silent else ""
+        if not self.votes:
+            return text + missing
+        return f"{text}: {len(voters)} of {self.quorum} votes needed{missing}"
 
     def establish(self) -> list[AllocatorAction]:
         """Begins the election, if that is needed and hasn't been done."""

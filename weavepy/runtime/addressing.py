@@ -100,6 +100,11 @@ class Addressing:
             except BaseException:
                 self._allocations.take_back(owner, given)
                 raise
+        if expired := [str(one) for one in given.interfaces if self._has_expired(owner, one)]:
+            await self.detach(target, expired)
+            raise LocalError(
+                "contact with most hosts was lost meanwhile, and the address with it (--reclaim-after)"
+            )
         self._repeat_announcement(given.interfaces)
         return {
             "warnings": warnings,
@@ -109,6 +114,11 @@ class Addressing:
             "interface": attachment.interface,
             "mac": attachment.mac.hex(":"),
         }
+
+    def _has_expired(self, owner: str, interface: IPv4Interface) -> bool:
+        """Tells whether an address that was given out isn't the owner's any more."""
+        held = (one.ip for one in self._allocations.addresses(owner))
+        return self._allocations.is_inside(interface.ip) and interface.ip not in held
 
     async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
         """Takes what is named, or all it has, from a container."""

@@ -37,7 +37,8 @@ from weavepy.runtime.addressplan import PREFIX_MAX, AddressPlan, universe_of
 from weavepy.wire.ipam import Range
 
 EXPOSE = "weave:expose"  # Weave Net's name for the host itself
-OFF = "addresses aren't given out on this host (--ipalloc-range ''); give one like 10.32.1.1/24"
+OFF = "addresses aren't given out on this host (--ipalloc-range '')"
+GIVE_ONE = f"{OFF}; give one like 10.32.1.1/24"
 
 Wanted = IPv4Interface | IPv4Network  # one address, or any of a subnet
 
@@ -103,7 +104,7 @@ class Allocations:
 
     def _subnet(self, text: str) -> IPv4Network:
         if self.subnet is None:
-            raise LocalError(OFF)
+            raise LocalError(GIVE_ONE)
         if text == "net:default":
             return self.subnet
         try:

@@ -53,7 +53,12 @@ def render_ipam(report: Mapping[str, Any]) -> str:
     section = report.get("IPAM")
     if section is None:
         return ""
-    lines = _shares(section, report["Router"]["Name"])
+    router = report["Router"]
+    lines = _shares(section, router["Name"])
+    if not lines and section["ActiveIPs"]:
+        lines = [
+            f"{router['Name']}({visible(router['NickName'])}): {section['ActiveIPs']} active, nothing divided yet"
+        ]
     lines += [
         f"waiting: {visible(w['Owner'])} for {w['For']} s: {visible(w['Reason'])}" for w in section["Waiting"]
     ]

@@ -33,6 +33,9 @@ class Peers:
     def others(self) -> int:
         return len(self.present)
 
+    def names(self) -> set[PeerName]:
+        return {OWN, *self.present}
+
 
 class Silence:
     def broadcast(self, _channel: str, _news: object) -> None:
@@ -397,6 +400,26 @@ def test_two_containers_dont_get_one_address() -> None:
     run(bench, scenario)
 
 
+def test_an_address_that_expires_while_it_is_configured_is_taken_back() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        configure = bench.attach
+
+        async def slow(target: str, cidrs: Sequence[str], owner: str) -> object:
+            done = await configure(target, cidrs, owner)
+            assert bench.channel is not None
+            bench.channel.allocator.expire()
+            return done
+
+        bench.attach = slow  # type: ignore[method-assign]
+        with pytest.raises(LocalError, match="contact with most hosts was lost meanwhile"):
+            await bench.addressing.attach("pid:1", [])
+        assert (bench.attached["pid:1"], held(bench)) == ([], {})
+
+    run(bench, scenario)
+
+
 def test_exhaustion_says_so() -> None:
     bench = Bench("10.1.0.0/30")
 
@@ -432,7 +455,8 @@ def test_whoever_stops_waiting_leaves_nothing_behind() -> None:
         # Cancelled while it waits for the others: nothing comes any more.
         assert bench.channel is not None
         bench.peers.present, bench.expected = {PeerName(7), PeerName(8)}, 2
-        with pytest.raises(NotInTimeError, match="waiting for the first division"):
+        said = "first division of the addresses among the peers: 1 of 2 votes needed, none yet from 00:00:00:00:00:07"
+        with pytest.raises(NotInTimeError, match=said):
             await bench.allocations.allocate("d", subnet, 0.0)
         assert bench.channel.allocator.waiting == []
         bench.answer()

@@ -72,9 +72,15 @@ def test_shares_as_weave_prints_them_this_host_first() -> None:
 
 def test_below_them_who_waits_and_what_is_wrong() -> None:
     waiting = [{"Owner": "pid:7", "For": 2.5, "Reason": "space from two"}]
-    value = with_section(Entries=None, Waiting=waiting, Warnings=["look out"])
+    value = with_section(Entries=None, ActiveIPs=0, Waiting=waiting, Warnings=["look out"])
     assert render_ipam(value) == "waiting: pid:7 for 2.5 s: space from two\nWarning: look out\n"
     assert render_ipam({**report(UP), "IPAM": None}) == ""
+
+
+def test_a_host_alone_says_that_it_gives_out_addresses() -> None:
+    nickname = report(UP)["Router"]["NickName"]
+    value = with_section(Entries=None, ActiveIPs=3)
+    assert render_ipam(value) == f"{OWN}({nickname}): 3 active, nothing divided yet\n"
 
 
 def test_a_template_may_ask_whether_there_are_addresses() -> None:
