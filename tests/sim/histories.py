@@ -368,7 +368,8 @@ class History:
         self.tell("all is to be right now")
         world.check_settled()
         self._nobody_waits()
-        for host in self.draw.sample(world.up(), 1 + (self.draw.random() < 0.3)):
+        both = len(world.up()) > 1 and self.draw.random() < 0.3
+        for host in self.draw.sample(world.up(), 2 if both else 1):
             self._everything_is_there(host)
         shapes = {
             tuple((entry.token, entry.peer) for entry in allocator_of(host).ring.entries)
