@@ -76,6 +76,20 @@ LEASE_VALUES_MAX: Final = (
     64  # different rosters in one message: the one in force and what is proposed at once
 )
 
+# Names.
+NAMES_MAX: Final = 65536  # entries of all other peers, with those removed lately; also in one message
+NAMES_PER_PEER_MAX: Final = 16384  # a host that starts and ends four containers a second for half an hour
+NAMES_CHARS_MAX: Final = 8 * 1024 * 1024  # of their texts: 128 of each, and a real one has 94
+HOSTNAME_CHARS_MAX: Final = 255  # RFC 1035
+CONTAINER_CHARS_MAX: Final = 255  # Docker's have 64
+NAME_TOMBSTONE_S: Final = 1800  # that a removed name is remembered (Weave Net 2.8.1)
+NAME_SWEEP_S: Final = 60.0  # between looks for those that need not be remembered any more
+CLOCK_SKEW_MAX_S: Final = 900  # between clocks; a Weave Net router ends the connection for more
+CLOCK_JUMP_S: Final = 60.0  # by which our clock was set, slowly or at once, that others should see
+NAME_WAIT_S: Final = 5.0  # that a name waits for its host to be heard of: topology takes another way
+NAMES_WAITING_MAX: Final = 4096
+NAME_CHANGES_MAX: Final = 4096  # that a reader of changes may be behind before he has to read all names again
+
 # gob.
 GOB_DEPTH_MAX: Final = 16
 GOB_TYPES_MAX: Final = 64
