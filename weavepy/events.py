@@ -234,6 +234,24 @@ class DiskTrouble:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class NameAdded:
+    """A container with this address here is called `hostname`, which is inside the domain."""
+
+    container: str
+    hostname: str
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class NameRemoved:
+    """The names of this host are gone that match all that is given."""
+
+    container: str | None = None
+    hostname: str | None = None
+    address: int | None = None
+
+
 Event: TypeAlias = (
     Accepted
     | Connected
@@ -260,6 +278,8 @@ Event: TypeAlias = (
     | SpaceLeft
     | DivisionYielded
     | DiskTrouble
+    | NameAdded
+    | NameRemoved
 )
 
 

@@ -43,6 +43,7 @@ from weavepy.wire.messages import (
     decode_message_untrusted,
     encode_message,
 )
+from weavepy.wire.names import decode_names_untrusted, encode_entry, join_entries
 from weavepy.wire.peername import format_peer_name, parse_peer_name
 from weavepy.wire.sleeve import (
     FragmentsArrive,
@@ -313,3 +314,16 @@ def test_leases() -> None:
         assert encode_lease_state(state) == data
 
     fuzz(decode, [encode_lease_state(state) for state in states], WireError)
+
+
+def test_names() -> None:
+    valid = [bytes.fromhex(vector["payload"]) for vector in load("nameserver.json")["messages"]]
+
+    def decode(data: bytes) -> None:
+        gossip = decode_names_untrusted(data)
+        assert len(gossip.entries) <= min(len(data), limits.NAMES_MAX)
+        # What we took in we can send on, and others take it as we did.
+        octets = join_entries(gossip.timestamp, [encode_entry(entry) for entry in gossip.entries])
+        assert decode_names_untrusted(octets) == gossip
+
+    fuzz(decode, valid, WireError)

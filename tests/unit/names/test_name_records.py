@@ -1,0 +1,373 @@
+"""The set of names: what the original package did with the same messages, lookups, quotas, what never comes back."""
+
+import json
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weavepy import limits
+from weavepy.errors import LocalError
+from weavepy.events import PeerName
+from weavepy.names.config import checked_hostname
+from weavepy.names.records import Merged, NameChange, Records
+from weavepy.wire.names import NameEntry, decode_names_untrusted
+from weavepy.wire.peername import parse_peer_name
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "nameserver.json").read_text())
+OWN, PEER, THIRD = (PeerName(0x020000000000 + n) for n in (1, 2, 3))
+WALL = 1700000000
+YEAR_S = 365 * 86400
+ONE = NameEntry("c1", OWN, 0x0A200001, "one.weave.local.")
+TWO = NameEntry("c2", PEER, 0x0A280001, "two.weave.local.")
+
+
+def entry_of(fields: dict[str, Any]) -> NameEntry:
+    return NameEntry(
+        fields["ContainerID"],
+        parse_peer_name(fields["Origin"]),
+        int(IPv4Address(fields["Addr"])),
+        fields["Hostname"],
+        fields["Version"],
+        fields["Tombstone"],
+    )
+
+
+def entries_of(listed: list[dict[str, Any]] | None) -> list[NameEntry]:
+    return sorted(map(entry_of, listed or []))
+
+
+def records(*entries: NameEntry, own: PeerName = OWN) -> Records:
+    value = Records(own)
+    for entry in entries:
+        value.restore(entry)
+    return value
+
+
+CASES = [case for case in VECTORS["receive_semantics"] if "error" not in case]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["description"] for case in CASES])
+def test_the_original_packages_merges(case: dict[str, Any]) -> None:
+    known = {parse_peer_name(name) for name in case["known_peers"]}
+    value = records(*entries_of(case["database_before"]), own=parse_peer_name(case["our_name"]))
+    incoming = decode_names_untrusted(bytes.fromhex(case["incoming_payload"])).entries
+    merged = value.merge([entry for entry in incoming if entry.origin in known], case["now"])
+    assert sorted(value.entries.values()) == entries_of(case["database_after"])
+    assert sorted(value.entries[one] for one in merged.news) == entries_of(case["relayed_delta (for tag 4)"])
+    corrections = sorted(value.entries[one] for one in merged.corrections)
+    assert corrections == entries_of(case.get("correction_broadcast"))
+
+
+def test_the_original_packages_lookups() -> None:
+    value = records(*entries_of(VECTORS["lookup"]["database"]))
+    for query in VECTORS["lookup"]["queries"]:
+        if "lookup" in query:
+            found = [str(IPv4Address(entry.address)) for entry in value.addresses(query["lookup"])]
+            assert found == query["addresses"]
+            assert value.known(query["lookup"]) == bool(found)
+        else:
+            entry = value.reverse(int(IPv4Address(query["reverse"])))
+            assert (entry.hostname if entry else "") == query["name"]
+
+
+# ---- our own
+
+
+def test_adding_what_is_there_changes_nothing_and_after_removal_the_version_grows() -> None:
+    value = records()
+    assert value.add("c1", 1, "One.weave.local.") == NameEntry("c1", OWN, 1, "One.weave.local.")
+    assert value.revision == 1
+    assert value.add("c1", 1, "One.weave.local.") == NameEntry("c1", OWN, 1, "One.weave.local.")
+    assert value.revision == 1
+    (removed,) = value.remove("c1", wall=WALL)
+    assert (removed.version, removed.tombstone) == (1, WALL)
+    assert value.remove("c1", wall=WALL + 1) == []
+    again = value.add("c1", 1, "One.weave.local.")
+    assert again is not None
+    assert (again.version, again.tombstone) == (2, 0)
+    assert value.revision == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, []),
+        ({"container": "c1"}, ["c2 web"]),
+        ({"hostname": "WEB.weave.local."}, ["c1 db"]),
+        ({"address": 2}, ["c1 Web", "c1 db"]),
+        ({"container": "c1", "hostname": "web.weave.local."}, ["c1 db", "c2 web"]),
+        ({"container": "c1", "address": 2}, ["c1 Web", "c1 db", "c2 web"]),
+        ({"container": "c2", "hostname": "web.weave.local.", "address": 2}, ["c1 Web", "c1 db"]),
+        ({"hostname": "other.weave.local."}, ["c1 Web", "c1 db", "c2 web"]),
+    ],
+)
+def test_removing_by_any_combination(given: dict[str, Any], left: list[str]) -> None:
+    value = records()
+    value.add("c1", 1, "Web.weave.local.")
+    value.add("c1", 1, "db.weave.local.")
+    value.add("c2", 2, "web.weave.local.")
+    value.merge([NameEntry("c1", PEER, 1, "web.weave.local.")], WALL)  # is not ours to remove
+    value.remove(**given, wall=WALL)
+    live = [entry for entry in value.of_origin(OWN) if not entry.tombstone]
+    assert sorted(f"{entry.container} {entry.hostname.split('.')[0]}" for entry in live) == left
+    assert value.reverse(1) is not None
+
+
+# ---- lookups
+
+
+def test_lookups_ignore_case_and_are_in_the_sets_order() -> None:
+    value = records()
+    value.merge(
+        [
+            NameEntry("b", PEER, 9, "WEB.weave.local."),
+            NameEntry("a", PEER, 10, "web.weave.local."),
+            NameEntry("0", THIRD, 1, "Web.weave.local."),
+        ],
+        WALL,
+    )
+    assert [entry.container for entry in value.addresses("web.WEAVE.local.")] == ["a", "b", "0"]
+    value.add("z", 9, "a.weave.local.")
+    first = value.reverse(9)
+    assert first is not None
+    assert first.container == "z"
+    assert value.addresses("nobody.weave.local.") == []
+    assert value.reverse(77) is None
+
+
+def test_lookups_take_no_longer_among_10_000_names() -> None:
+    """Within a factor of five of a set of ten names, where a scan would take a thousand times as long."""
+
+    def cost_s(count: int) -> float:
+        value = records()
+        value.merge([NameEntry("c", PEER, n, f"n{n}.weave.local.") for n in range(count)], WALL)
+        best = 1.0
+        for _ in range(5):
+            began = time.perf_counter()
+            for n in range(1000):
+                value.addresses(f"n{n % 10}.weave.local.")
+                value.reverse(n % 10)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    assert cost_s(10_000) < 5 * cost_s(10)
+
+
+# ---- what changed
+
+
+def test_changes_tell_what_resolves_and_only_so_far_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAME_CHANGES_MAX", 3)
+    value = records()
+    entry = value.add("c1", 1, "one.weave.local.")
+    assert entry is not None
+    value.merge([TWO], WALL)
+    value.merge([TWO._replace(version=5)], WALL)  # resolves as before
+    assert value.revision == 2
+    assert value.changes_since(0) == [NameChange(1, True, entry), NameChange(2, True, TWO)]
+    assert value.changes_since(2) == []
+    value.remove("c1", wall=WALL)
+    value.drop_origins([PEER])
+    gone = [NameChange(3, False, entry), NameChange(4, False, TWO._replace(version=5))]
+    assert value.changes_since(2) == gone
+    assert value.changes_since(1) is not None
+    assert value.changes_since(0) is None
+    assert value.changes_since(5) is None
+
+
+# ---- peers that go, time
+
+
+def test_names_of_peers_that_are_gone_are_gone() -> None:
+    value = records(ONE)
+    value.merge([TWO, TWO._replace(origin=THIRD), TWO._replace(container="x", tombstone=WALL)], WALL)
+    value.drop_origins([PEER, PeerName(99)])
+    assert [entry.origin for entry in value.addresses("two.weave.local.")] == [THIRD]
+    assert value.of_origin(PEER) == []
+    value.drop_origins([THIRD])
+    assert list(value.entries.values()) == [ONE]
+    assert not value.known("two.weave.local.")
+
+
+def test_tombstones_are_kept_for_half_an_hour() -> None:
+    value = records()
+    value.add("c1", 1, "one.weave.local.")
+    value.remove(wall=WALL)
+    assert value.sweep(WALL + limits.NAME_TOMBSTONE_S) == []
+    assert len(value.entries) == 1
+    value.sweep(WALL + limits.NAME_TOMBSTONE_S + 1)
+    assert len(value.entries) == 0
+
+
+def test_a_tombstone_that_has_served_its_time_is_not_taken_again() -> None:
+    value = records()
+    old = TWO._replace(version=1, tombstone=WALL - limits.NAME_TOMBSTONE_S - 1)
+    assert value.merge([old], WALL) == Merged(frozenset(), frozenset())
+    assert not value.entries
+    value.merge([TWO], WALL)  # but it does remove what we still believe
+    assert value.merge([old], WALL).news == {TWO.identity}
+    assert not value.known("two.weave.local.")
+
+
+def test_a_late_message_does_not_bring_a_removed_name_back() -> None:
+    value = records()
+    value.merge([TWO], WALL)
+    value.merge([TWO._replace(version=1, tombstone=WALL)], WALL)
+    for _ in range(3):
+        assert value.merge([TWO], WALL + 900).news == frozenset()
+    assert not value.known("two.weave.local.")
+
+
+def test_messages_that_are_taken_are_younger_than_tombstones() -> None:
+    """A copy that was recorded before the removal is refused before the tombstone is forgotten, even by clocks that
+    differ as much as they may.
+    """
+    assert 2 * limits.CLOCK_SKEW_MAX_S <= limits.NAME_TOMBSTONE_S
+
+
+def test_what_a_peer_spreads_after_the_tombstones_time_is_removed_by_its_origin_again() -> None:
+    origin, other = records(), records(own=THIRD)
+    stale = NameEntry("c1", OWN, 1, "one.weave.local.")
+    assert other.merge([stale], WALL).news == {stale.identity}  # nobody remembers that it was removed
+    merged = origin.merge([stale], WALL)
+    assert merged.news == merged.corrections == {stale.identity}
+    other.merge(origin.entries.values(), WALL)
+    assert not other.known("one.weave.local.")
+
+
+def test_the_clock_was_ahead_when_a_name_was_removed() -> None:
+    value = records()
+    value.add("c1", 1, "one.weave.local.")
+    value.remove(wall=WALL + 10 * YEAR_S)
+    value.merge([TWO._replace(version=1, tombstone=WALL + 10 * YEAR_S)], WALL)  # not ours to correct
+    (dated,) = value.sweep(WALL)
+    assert (dated.version, dated.tombstone) == (2, WALL)
+    assert value.sweep(WALL) == []
+    value.sweep(WALL + limits.NAME_TOMBSTONE_S + 1)
+    assert [entry.origin for entry in value.entries.values()] == [PEER]
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_a_clock_that_is_set_for_a_while_loses_no_name(years: int) -> None:
+    value = records(ONE)
+    value.merge([TWO], WALL)
+    value.sweep(WALL + years * YEAR_S)
+    assert value.known("one.weave.local.")
+    assert value.known("two.weave.local.")
+    assert value.revision == 2
+
+
+def test_two_of_one_identity_in_one_message_are_as_in_two_messages() -> None:
+    twice = [TWO._replace(version=1, tombstone=WALL), TWO]
+    for message in (twice, twice[::-1]):
+        value = records()
+        assert value.merge(message, WALL).news == {TWO.identity}
+        assert list(value.entries.values()) == [TWO._replace(version=1, tombstone=WALL)]
+
+
+# ---- bounds
+
+
+def crowd(origin: PeerName, first: int, count: int, **changes: Any) -> list[NameEntry]:
+    entries = [NameEntry("c", origin, n, f"n{n}.weave.local.") for n in range(first, first + count)]
+    return [entry._replace(**changes) for entry in entries]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAMES_PER_PEER_MAX", 10)
+    monkeypatch.setattr(limits, "NAMES_MAX", 15)
+
+
+@pytest.mark.usefixtures("small")
+def test_one_peer_can_not_take_all_the_room() -> None:
+    value = records()
+    assert len(value.merge(crowd(PEER, 0, 40), WALL).news) == 10
+    assert value.left_out == 30
+    assert value.merge(crowd(PEER, 0, 40), WALL).news == frozenset()  # and there is no traffic for ever
+    assert len(value.merge(crowd(THIRD, 0, 3), WALL).news) == 3
+
+
+@pytest.mark.usefixtures("small")
+def test_all_others_together_have_so_much_room_and_we_have_ours_beside_it() -> None:
+    value = records()
+    value.merge(crowd(PEER, 0, 10), WALL)
+    assert len(value.merge(crowd(THIRD, 0, 10), WALL).news) == 5
+    for n in range(10):
+        assert value.add("own", n, "own.weave.local.") is not None
+    assert value.add("own", 10, "own.weave.local.") is None
+    value.remove(address=3, wall=WALL)
+    assert value.add("own", 10, "own.weave.local.") is not None
+    assert value.evicted == 1
+    value.drop_origins([PEER])
+    assert len(value.merge(crowd(THIRD, 0, 10), WALL).news) == 5
+
+
+@pytest.mark.usefixtures("small")
+def test_a_live_name_takes_the_room_of_the_oldest_removed_one() -> None:
+    value = records()
+    value.merge(crowd(PEER, 0, 2, version=1, tombstone=WALL), WALL)
+    value.merge(crowd(PEER, 2, 8), WALL)
+    assert value.merge(crowd(PEER, 20, 1, version=1, tombstone=WALL), WALL).news == frozenset()
+    (new,) = crowd(PEER, 30, 1)
+    assert value.merge([new], WALL).news == {new.identity}
+    assert value.evicted == 1
+    assert not any(entry.address == 0 for entry in value.entries.values())
+    assert len(value.of_origin(PEER)) == 10
+
+
+def test_long_texts_take_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAMES_CHARS_MAX", 1000)
+    value = records()
+    value.merge([TWO._replace(container="x" * 200, address=n) for n in range(10)], WALL)
+    assert len(value.entries) == 4
+    value.drop_origins([PEER])
+    value.merge([TWO._replace(address=n) for n in range(20)], WALL)
+    assert len(value.entries) == 20
+
+
+def test_what_others_say_of_us_takes_no_room_from_what_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAMES_PER_PEER_MAX", 10)
+    value = records()
+    merged = value.merge(crowd(OWN, 0, 40), WALL)
+    assert len(merged.news) == len(merged.corrections) == 10
+    assert value.add("c1", 99, "one.weave.local.") is not None
+    assert len(value.of_origin(OWN)) == 10
+
+
+# ---- which names there can be
+
+
+@pytest.mark.parametrize(
+    "text", ["one.weave.local.", "One.WEAVE.local", "a_b-c.d.weave.local", "1.weave.local"]
+)
+def test_names(text: str) -> None:
+    assert checked_hostname(text) == text.removesuffix(".") + "."
+
+
+@pytest.mark.parametrize("text", ["weave.local.", "one", "one.other.local", "oneweave.local", ""])
+def test_names_outside_the_domain(text: str) -> None:
+    with pytest.raises(LocalError, match="not inside the domain"):
+        checked_hostname(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-a.weave.local",
+        "a-.weave.local",
+        ".weave.local",
+        "a..weave.local",
+        "a b.weave.local",
+        "ü.weave.local",
+        "a\n.weave.local",
+        "x" * 64 + ".weave.local",
+        "x." * 125 + "weave.local",
+    ],
+)
+def test_names_that_no_container_can_have(text: str) -> None:
+    with pytest.raises(LocalError, match="host name"):
+        checked_hostname(text)
