@@ -18,7 +18,9 @@ from weavepy.wire.topologynews import Scanner
 
 
 class Network:
-    """Peers, routes and tables. `links` returns the index of each established link, by peer."""
+    """Peers, routes and tables. `links` returns the index of each established link, by peer; `gone` is told which
+    peers were forgotten.
+    """
 
     def __init__(
         self,
@@ -27,11 +29,13 @@ class Network:
         links: Callable[[], dict[PeerName, int]],
         entropy: Entropy,
         scanner: Scanner | None,
+        gone: Callable[[tuple[PeerName, ...]], None],
     ) -> None:
         self.topology = Topology(own, entropy)
         self.channel = TopologyChannel(self.topology, scanner)
         self._own = own.name
         self._links = links
+        self._gone = gone
         self._routes = Routes(own.name)
         self._forwarding = Forwarding()
         self._added: set[PeerName] = set()  # neighbours since the last topology update of ours
@@ -93,6 +97,8 @@ class Network:
         """Forgets peers that nobody can reach."""
         self._collect_at = None
         gone = self.topology.collect_garbage(self.routes().unicast_all.keys())
+        if gone:
+            self._gone(gone)
         return [ForgetMacs(name) for name in gone]
 
     # ---- timers

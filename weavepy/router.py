@@ -11,9 +11,9 @@ when it ends.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from weavepy import limits
+from weavepy.channels import Channels
 from weavepy.errors import RemoteProtocolError, WireError
 from weavepy.events import (
     Accepted,
@@ -34,7 +34,6 @@ from weavepy.events import (
     Received,
     Send,
 )
-from weavepy.ipam.channel import AddressChannel
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.mesh.admission import Admission
 from weavepy.mesh.dialler import Dialler
@@ -43,6 +42,7 @@ from weavepy.mesh.neighbours import Neighbour, Verdict, judge
 from weavepy.mesh.report import report_broadcast, report_peers, report_target, report_unicast
 from weavepy.mesh.topology import SHORT_IDS
 from weavepy.mesh.topology_channel import CHANNEL
+from weavepy.names.config import NamesConfig
 from weavepy.network import Network
 from weavepy.sessions import RouterConfig, Session, Sessions
 from weavepy.switch.fastpath import LinkEvent
@@ -84,31 +84,36 @@ class Router:
         entropy: Entropy,
         scanner: Scanner | None = None,
         addresses: AllocatorConfig | None = None,
+        names: NamesConfig | None = None,
         stored: Mapping[str, str] | None = None,
     ) -> None:
         """`scanner` makes short work of gossip; without one everything is decoded. Without `addresses` none are
-        given out here; `stored` is what the last run persisted of them.
+        given out here, and without `names` none are known; `stored` is what the last run persisted of both.
         """
         self._config = config
         own = PeerRecord(config.name, config.nickname, uid, 0, entropy.getrandbits(12) % SHORT_IDS, True, ())
-        self._network = Network(own, links=lambda: self._sessions.links(), entropy=entropy, scanner=scanner)
+        self._network = Network(
+            own,
+            links=lambda: self._sessions.links(),
+            entropy=entropy,
+            scanner=scanner,
+            gone=lambda peers: self._channels.peers_gone(peers),
+        )
         self._topology = self._network.topology
         self._gossip = Gossiper(config.name, self._network.routes, entropy)
         self._gossip.add_channel(self._network.channel)
-        self.addresses: AddressChannel | None = None
-        if addresses is not None:
-            self.addresses = AddressChannel(
-                replace(addresses, uid=uid),
-                peers=self._network,
-                expected=lambda: max(len(self._dialler.direct), self._network.others()),
-                gossip=self._gossip,
-                emit=lambda effect: self._effects.append(effect),
-                entropy=entropy,
-                stored=stored,
-            )
-            self._gossip.add_channel(self.addresses)
-            if self.addresses.lease is not None:
-                self._gossip.add_channel(self.addresses.lease)
+        self._channels = Channels(
+            addresses=addresses,
+            names=names,
+            uid=uid,
+            network=self._network,
+            expected=lambda: max(len(self._dialler.direct), self._network.others()),
+            gossip=self._gossip,
+            emit=lambda effect: self._effects.append(effect),
+            entropy=entropy,
+            stored=stored,
+        )
+        self.addresses, self.names = self._channels.addresses, self._channels.names
         self._dialler = Dialler(
             config.name,
             port=config.port,
@@ -137,8 +142,7 @@ class Router:
         """Begins: dials the targets of the configuration and announces empty tables."""
         self._gossip_at = now + limits.GOSSIP_INTERVAL_S
         self._network.start(now)
-        if self.addresses is not None:
-            self.addresses.start(now)
+        self._channels.start(now)
         self._dialler.add(self._config.targets, replace=False, now=now)
         self._dialler.remember(self._config.remembered)
         self._dial_now = True
@@ -172,8 +176,7 @@ class Router:
             case _ if isinstance(event, LinkEvent | SleeveEvent):
                 self._link_news(event, now)
             case _:
-                if self.addresses is not None:
-                    self.addresses.handle(event, now)
+                self._channels.handle(event, now)
         return self._settle(now)
 
     def handle_timer(self, now: float) -> list[Effect]:
@@ -189,8 +192,7 @@ class Router:
         self._effects += effects
         if news is not None:
             self._gossip.publish(CHANNEL, news)
-        if self.addresses is not None:
-            self.addresses.handle_timer(now)
+        self._channels.handle_timer(now)
         if self._gossip_at is not None and self._gossip_at <= now:
             self._gossip_at = now + limits.GOSSIP_INTERVAL_S
             self._gossip.publish_complete()
@@ -201,7 +203,7 @@ class Router:
         own = (
             self._gossip_at,
             self._network.next_timer(),
-            None if self.addresses is None else self.addresses.next_timer(),
+            self._channels.next_timer(),
             self._dialler.next_timer(),
             self._gossip.next_timer(),
             self._sessions.next_timer(),
@@ -406,8 +408,7 @@ class Router:
         """Notes what has changed, dials, writes the gossip, and returns all effects."""
         if self._network.note_changes(now):
             self._dial_now = True
-            if self.addresses is not None:
-                self.addresses.peers_changed(now)
+            self._channels.peers_changed(now)
         dial_at = self._dialler.next_timer()
         if self._dial_now or (dial_at is not None and dial_at <= now):
             self._dial_now = False
