@@ -23,11 +23,13 @@ from underlay import PATH_MTU, Underlay
 from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, Event, PeerName
 from weavepy.ipam.config import AllocatorConfig
+from weavepy.names.config import NamesConfig
 from weavepy.router import NEIGHBOURS_KEY, Router, RouterConfig
 from weavepy.wire.topologynews import Scanner
 
 PORT = 6783
 DIAL_TIMEOUT_S = 5.0
+WALL_S = 1.7e9  # what wall clocks show when time is zero
 _TURNS_AT_ONE_INSTANT_MAX = 1000  # more timer calls than this without time passing is a router that spins
 
 
@@ -128,6 +130,7 @@ class Host(Engine):
         self.forgotten: list[PeerName] = []
         self.disk = Disk(random.Random(f"{world.seed}/{number}/disk"), world.after)
         self.clock_offset_s = 0.0
+        self.wall_error_s = 0.0
         self.longest_turn_s = 0.0  # of the machine that runs this, for those who are curious
         self.logged: list[str] = []
         self.pipes: dict[ConnId, Pipe] = {}
@@ -135,6 +138,7 @@ class Host(Engine):
         self.expired_at: list[float] = []  # when it was told to use its addresses no more
         self._config = config
         self._addresses = cast("Mapping[str, Any] | None", config.pop("addresses", None))
+        self._names = bool(config.pop("names", False))
         self._waiting: deque[Effect] = deque()
         self._clock = 0.0
         self._accepts = 0
@@ -146,7 +150,7 @@ class Host(Engine):
     def start(self, *targets: "Host | Address", resume: bool = False) -> "Host":
         """Starts a new router, with a new UID, that dials `targets`; `resume`: with what the last one persisted.
 
-        Addresses are always resumed.
+        Addresses are always resumed, names only then.
         """
         targets_typed = tuple(
             (t.address.host, Address(t.address.host, 0)) if isinstance(t, Host) else (str(t), t)
@@ -173,13 +177,16 @@ class Host(Engine):
         allocator = None
         if self._addresses is not None:
             allocator = AllocatorConfig(own=self.name, uid=uid, nickname=config.nickname, **self._addresses)
-        stored = {key: text for key, text in self.disk.durable.items() if key.startswith("ipam/")}
+        kept = ("ipam/", "names/") if resume else ("ipam/",)
+        stored = {key: text for key, text in self.disk.durable.items() if key.startswith(kept)}
+        names = NamesConfig(self.name, self.wall) if self._names else None
         self.router = self.world.router_class(
             config,
             uid=uid,
             entropy=entropy,
             scanner=self.world.scanner,
             addresses=allocator,
+            names=names,
             stored=stored,
         )
         self.links, self.tables, self.pipes = {}, None, {}
@@ -190,6 +197,10 @@ class Host(Engine):
         """Returns what this host takes the time for: it never goes back."""
         self._clock = max(self._clock, self.world.now + self.clock_offset_s)
         return self._clock
+
+    def wall(self) -> float:
+        """Returns what the host's wall clock shows."""
+        return WALL_S + self.world.now + self.wall_error_s
 
     def jump(self, seconds: float) -> None:
         """Sets the clock forward, as though the host had slept."""
