@@ -337,14 +337,14 @@ def test_it_does_not_wait_for_ever_nor_takes_much_room(monkeypatch: pytest.Monke
     b = Bench()
     three = TWO._replace(origin=THIRD)
     b.gossip(three, now=1.0)
-    b.gossip(three._replace(container="c9"), now=1.0 + limits.NAME_WAIT_S / 2)
+    b.gossip(three._replace(container="c9"), now=limits.NAME_WAIT_S)
     b.peers.add(THIRD)
     b.channel.peers_changed(1.0 + limits.NAME_WAIT_S)
     assert b.done == []
     b.peers.discard(THIRD)
-    b.gossip(*(three._replace(address=n) for n in range(40)), now=50.0)
+    b.gossip(*(three._replace(address=n) for n in range(40)), now=500.0)
     b.peers.add(THIRD)
-    b.channel.peers_changed(50.0)
+    b.channel.peers_changed(500.0)
     assert len(b.told("publish")) == 10
 
 
