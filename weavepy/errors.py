@@ -17,6 +17,10 @@ class RemoteProtocolError(WeavepyError):
     """A peer broke the protocol. Its link is closed; nothing else changes."""
 
 
+class ClockSkewError(WeavepyError):
+    """A peer's wall clock is too far from ours for what it gossips to be taken. Nobody broke a rule."""
+
+
 class LocalError(WeavepyError):
     """The caller or the operator asked for something impossible; the text says what to do instead."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from weavepy import limits
+from weavepy.errors import ClockSkewError
 from weavepy.events import Entropy, PeerName
 from weavepy.mesh.routes import Routes
 from weavepy.mesh.surrogate import Surrogates
@@ -36,7 +37,8 @@ class News(Protocol):
 
 class Channel(Protocol):
     """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their
-    link.
+    link. `ClockSkewError` keeps it: nothing more is sent to that neighbour on this channel until he can be understood, since
+    he understands us no better, and a Weave Net router would close the link each time.
     """
 
     name: str
@@ -100,6 +102,9 @@ class Gossiper:
         self._channels: dict[str, Channel] = {}
         self._surrogates = Surrogates()
         self._neighbours: dict[PeerName, dict[str, _Queue]] = {}
+        self._hushed: set[tuple[str, PeerName]] = (
+            set()
+        )  # channels and neighbours whose clocks differ from ours
         self._unicasts: list[tuple[PeerName, Unicast]] = []
         self._waiting = False  # some queue holds something
         self._outgoing: deque[_Outgoing] = deque()
@@ -126,7 +131,13 @@ class Gossiper:
         """Takes one message from `neighbour` and queues what must go on. Raises what the channel raises."""
         match message:
             case Gossip(name, _, payload):
-                news = self._channel(name).merge_gossip_untrusted(payload, now)
+                try:
+                    news = self._channel(name).merge_gossip_untrusted(payload, now)
+                except ClockSkewError:
+                    self._hush(name, neighbour)
+                    return
+                if (name, neighbour) in self._hushed:
+                    self._speak(name, neighbour)
                 if news is not None:
                     self.publish(name, news, without=neighbour)
             case Unicast(name, source, destination, payload) if destination == self._own:
@@ -155,6 +166,12 @@ class Gossiper:
     def unicast(self, channel: str, destination: PeerName, payload: bytes) -> bool:
         """Queues `payload` for `destination` alone; False if no route leads there."""
         return self._relay(Unicast(channel, self._own, destination, payload), destination)
+
+    def speak_again(self, channel: str) -> None:
+        """Tells those everything who were not to be spoken to: our clock was set."""
+        for name, neighbour in list(self._hushed):
+            if name == channel:
+                self._speak(name, neighbour)
 
     def publish_complete(self) -> None:
         """Queues the whole state of every channel for a few neighbours (the periodic gossip)."""
@@ -238,6 +255,17 @@ class Gossiper:
                 waiting = queue.broadcasts.get(source)
                 queue.broadcasts[source] = news if waiting is None else waiting.merge(news)
 
+    def _hush(self, channel: str, neighbour: PeerName) -> None:
+        if len(self._hushed) >= limits.PEERS_MAX:
+            self._hushed.clear()  # not even whoever comes under many names can make us remember more
+        self._hushed.add((channel, neighbour))
+
+    def _speak(self, channel: str, neighbour: PeerName) -> None:
+        self._hushed.discard((channel, neighbour))
+        complete = self._channel(channel).complete()
+        if complete is not None:
+            self._gossip_to(neighbour, channel, complete)
+
     def _relay(self, message: Unicast, destination: PeerName) -> bool:
         neighbour = self._routes().unicast_all.get(destination, NO_PEER)
         if neighbour not in self._neighbours:
@@ -247,7 +275,7 @@ class Gossiper:
 
     def _queue(self, neighbour: PeerName, channel: str) -> _Queue | None:
         queues = self._neighbours.get(neighbour)
-        if queues is None:
+        if queues is None or (channel, neighbour) in self._hushed:
             return None
         self._waiting = True
         return queues.setdefault(channel, _Queue())

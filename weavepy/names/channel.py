@@ -3,8 +3,9 @@ store.
 
 Rules of this file. What is merged is decided in `records.py`. News are identities only; the entries are read when the
 message is written, and each is encoded once. Our own names are saved before anybody is told of them. A message of a
-peer whose clock is far from ours isn't taken, as in Weave Net, but the link stays. The thing people get wrong: `now`
-and the wall clock are two times; only tombstones and messages bear the second one.
+peer whose clock is far from ours isn't taken, as in Weave Net, but the link stays, and the peer is told nothing either
+until one of the clocks is set. The thing people get wrong: `now` and the wall clock are two times; only tombstones and
+messages bear the second one.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from weavepy import limits
-from weavepy.errors import LocalError
+from weavepy.errors import ClockSkewError, LocalError
 from weavepy.events import Effect, Log, NameAdded, NameRemoved, PeerName, Persist
 from weavepy.names.config import NamesConfig, checked_hostname
 from weavepy.names.records import Records
@@ -91,6 +92,7 @@ class Gossip(Protocol):
 
     def broadcast(self, channel: str, news: NameNews) -> None: ...
     def publish(self, channel: str, news: NameNews) -> None: ...
+    def speak_again(self, channel: str) -> None: ...
 
 
 class NamesChannel:
@@ -119,6 +121,7 @@ class NamesChannel:
         self._clock_logs = TokenBucket(_CLOCK_LOGS, _CLOCK_LOG_PERIOD_S, 0.0)
         self._saved: set[Identity] = set()
         self._sweep_at: float | None = None
+        self._clock_zero: float | None = None  # what the wall clock showed when `now` was zero
         for entry in restore_entries(stored or {}, config.own):
             self.records.restore(entry)
             self._saved.add(entry.identity)
@@ -156,17 +159,15 @@ class NamesChannel:
     # ---- gossip
 
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> NameNews | None:
-        """Merges what a neighbour gossiped and returns what was new to us."""
-        gossip = self._timely(payload, now)
-        if gossip is None:
-            return None
-        return self._merge(gossip.entries, now)
+        """Merges what a neighbour gossiped and returns what was new to us. Raises ClockSkewError."""
+        return self._merge(self._timely(payload, now).entries, now)
 
     def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> NameNews | None:  # noqa: ARG002
         """Merges what `source` broadcast and returns all of it that we hold."""
-        gossip = self._timely(payload, now)
-        if gossip is None:
-            return None
+        try:
+            gossip = self._timely(payload, now)
+        except ClockSkewError:
+            return None  # it bears the time of its source, which says nothing about the neighbour
         self._merge(gossip.entries, now)
         named = frozenset(entry.identity for entry in gossip.entries) & self.records.entries.keys()
         return self._news(frozenset(named)) if named else None
@@ -178,16 +179,27 @@ class NamesChannel:
         """Returns everything we know."""
         return self._news(None)
 
-    def _timely(self, payload: bytes, now: float) -> NameGossip | None:
+    def _timely(self, payload: bytes, now: float) -> NameGossip:
+        """Decodes a message; raises ClockSkewError for one whose time is too far from ours."""
+        self._note_clock(now)
         gossip = decode_names_untrusted(payload)
         skew_s = gossip.timestamp - self._wall()
         if abs(skew_s) <= limits.CLOCK_SKEW_MAX_S:
             return gossip
         self.skewed += 1
+        text = f"names are not taken from a peer whose clock differs from ours by {skew_s} s"
         if self._clock_logs.take(now):
-            text = f"names are not taken from a peer whose clock differs from ours by {skew_s} s"
             self._emit(Log("warning", f"{text}: set both clocks, by NTP for example"))
-        return None
+        raise ClockSkewError(text)
+
+    def _note_clock(self, now: float) -> None:
+        """Sees when our wall clock was set: whoever we couldn't understand may be understood by now."""
+        zero = self._config.wall() - now
+        if self._clock_zero is not None and abs(zero - self._clock_zero) <= limits.CLOCK_JUMP_S:
+            return
+        if self._clock_zero is not None:
+            self._gossip.speak_again(CHANNEL)
+        self._clock_zero = zero
 
     def _merge(self, entries: Iterable[NameEntry], now: float) -> NameNews | None:
         of_known: list[NameEntry] = []
@@ -230,6 +242,7 @@ class NamesChannel:
         if self._sweep_at is not None and now < self._sweep_at:
             return
         self._sweep_at = now + limits.NAME_SWEEP_S
+        self._note_clock(now)
         self._tell(self.records.sweep(self._wall()))
         for identity in sorted(self._saved - self.records.entries.keys()):
             self._saved.discard(identity)

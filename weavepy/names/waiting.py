@@ -1,7 +1,7 @@
 """Names of peers that we haven't heard of yet: topology and names go different ways, and either may be first.
 
-Rules of this file. What waits is no part of the set and is told to nobody. It waits for a moment only, and there is room
-for little, since most of it is of peers that are gone.
+Rules of this file. What waits is no part of the set and is told to nobody. It waits for a while only, and there is
+room for little, since most of it is of peers that are gone.
 """
 
 from collections.abc import Container, Iterable

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from weavepy import limits
-from weavepy.errors import RemoteProtocolError
+from weavepy.errors import ClockSkewError, RemoteProtocolError
 from weavepy.events import PeerName
 from weavepy.mesh.gossip import SPACING_S, Gossiper, choose_neighbours
 from weavepy.mesh.routes import Routes
@@ -34,6 +34,8 @@ class Sums:
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> "SumNews | None":  # noqa: ARG002
         if payload == b"!":
             raise RemoteProtocolError("an exclamation mark")
+        if payload == b"?":
+            raise ClockSkewError
         news = frozenset(payload) - self.state
         self.state |= news
         return SumNews(news, self) if news else None
@@ -140,6 +142,43 @@ def test_broadcast_keeps_its_source_and_follows_the_tree() -> None:
     assert list(g.flush(next(SECONDS))) == [(THREE, Broadcast("sums", TWO, b"ab"))]
     g.broadcast("sums", SumNews(frozenset(b"x"), Sums()))
     assert sorted(g.flush(next(SECONDS))) == [(n, Broadcast("sums", OWN, b"x")) for n in (TWO, THREE)]
+
+
+def test_who_can_not_be_understood_for_his_clock_is_told_nothing_until_he_is() -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"?"), 0.0)
+    g.handle_untrusted(TWO, Gossip("sums", TWO, b"a"), 0.0)
+    g.broadcast("sums", SumNews(frozenset(b"x"), Sums()))
+    g.publish_complete()
+    assert {neighbour for neighbour, _ in g.flush(next(SECONDS))} == {TWO}
+    g.remove_neighbour(THREE)  # the next connection is to the same clock
+    g.add_neighbour(THREE)
+    g.send_complete(THREE)
+    assert list(g.flush(next(SECONDS))) == []
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"a"), 0.0)
+    assert list(g.flush(next(SECONDS))) == [(THREE, Gossip("sums", OWN, b"a"))]
+
+
+def test_when_our_clock_is_set_all_are_told_everything_who_were_told_nothing() -> None:
+    g, channel = gossiper(star(TWO, THREE), TWO, THREE)
+    channel.state = set(b"a")
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"?"), 0.0)
+    g.speak_again("others")
+    assert list(g.flush(next(SECONDS))) == []
+    g.speak_again("sums")
+    assert list(g.flush(next(SECONDS))) == [(THREE, Gossip("sums", OWN, b"a"))]
+    g.speak_again("sums")
+    assert list(g.flush(next(SECONDS))) == []
+
+
+def test_whoever_comes_under_many_names_does_not_make_us_remember_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "PEERS_MAX", 5)
+    g, _ = gossiper(star(TWO))
+    for number in range(100):
+        g.handle_untrusted(PeerName(number), Gossip("sums", PeerName(number), b"?"), 0.0)
+        assert len(g._hushed) <= 5
 
 
 def test_gossip_goes_before_broadcasts() -> None:

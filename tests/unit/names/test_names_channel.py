@@ -1,10 +1,12 @@
 """The names' channel: what is saved, told, taken and forgotten, and when."""
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
 from weavepy import limits
+from weavepy.errors import ClockSkewError
 from weavepy.events import Effect, Log, NameAdded, NameRemoved, PeerName, Persist
 from weavepy.names.channel import NameNews, NamesChannel
 from weavepy.names.config import NamesConfig
@@ -23,6 +25,7 @@ class Bench:
 
     def __init__(self, stored: dict[str, str] | None = None) -> None:
         self.wall = float(WALL)
+        self.spoken = 0
         self.peers = {OWN, PEER}
         self.done: list[Effect | tuple[str, NameNews]] = []
         self.channel = NamesChannel(
@@ -40,6 +43,10 @@ class Bench:
     def publish(self, channel: str, news: NameNews) -> None:
         assert channel == "nameserver"
         self.done.append(("publish", news))
+
+    def speak_again(self, channel: str) -> None:
+        assert channel == "nameserver"
+        self.spoken += 1
 
     def told(self, how: str) -> list[NameEntry]:
         """Returns what was broadcast or published, as it would be written now, and forgets all that was done."""
@@ -280,15 +287,20 @@ def test_unicasts_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("how", [Bench.gossip, Bench.hear])
-def test_clocks_may_differ_by_a_quarter_of_an_hour(how: Callable[..., list[NameEntry]]) -> None:
-    for skew_s in (-900, 900):
-        assert how(Bench(), TWO, skew_s=skew_s) == [TWO]
-    for skew_s in (-901, 901, -YEAR_S, YEAR_S):
-        b = Bench()
-        assert how(b, TWO, skew_s=skew_s) == []
-        assert not b.channel.records.entries
-        assert b.channel.skewed == 1
-        (log,) = b.done
+@pytest.mark.parametrize("skew_s", [-900, 900])
+def test_clocks_may_differ_by_a_quarter_of_an_hour(how: Callable[..., list[NameEntry]], skew_s: int) -> None:
+    assert how(Bench(), TWO, skew_s=skew_s) == [TWO]
+
+
+@pytest.mark.parametrize("skew_s", [-901, 901, -10 * YEAR_S, 10 * YEAR_S])
+def test_clocks_that_differ_by_more(skew_s: int) -> None:
+    b = Bench()
+    with pytest.raises(ClockSkewError):
+        b.gossip(TWO, skew_s=skew_s)
+    assert b.hear(TWO, skew_s=skew_s) == []
+    assert not b.channel.records.entries
+    assert b.channel.skewed == 2
+    for log in b.done:
         assert isinstance(log, Log)
         assert str(skew_s) in log.text
 
@@ -296,9 +308,34 @@ def test_clocks_may_differ_by_a_quarter_of_an_hour(how: Callable[..., list[NameE
 def test_clocks_that_differ_are_counted_always_and_logged_now_and_then() -> None:
     b = Bench()
     for n in range(1000):
-        b.gossip(TWO, skew_s=5000, now=float(n))
+        b.hear(TWO, skew_s=5000, now=float(n))
     assert b.channel.skewed == 1000
     assert 3 <= len(b.done) <= 5
+
+
+def test_when_our_clock_is_set_we_try_those_again_who_did_not_understand_us() -> None:
+    b = Bench()
+    now = 0.0
+
+    def run(seconds: float, clock_s: float) -> None:
+        nonlocal now
+        now += seconds
+        b.wall += clock_s
+        b.channel.handle_timer(now)
+
+    for _ in range(100):
+        run(60, 60.1)  # is a little fast
+    assert b.spoken == 0
+    for _ in range(600):
+        run(60, 60.1)
+    assert b.spoken == 1
+    run(60, -4000)
+    assert b.spoken == 2
+    b.wall += 3 * YEAR_S
+    b.gossip(now=now)  # it is seen when something is heard, too
+    assert b.spoken == 3
+    run(60, 60)
+    assert b.spoken == 3
 
 
 def test_a_recorded_message_does_not_bring_back_what_was_removed_and_forgotten() -> None:
@@ -309,7 +346,8 @@ def test_a_recorded_message_does_not_bring_back_what_was_removed_and_forgotten()
     for minutes in range(1, 90):
         b.wall = WALL + 60 * minutes
         b.channel.handle_timer(60.0 * minutes)
-        assert b.channel.merge_gossip_untrusted(recorded, 60.0 * minutes) is None
+        with pytest.raises(ClockSkewError) if minutes > 15 else contextlib.nullcontext():
+            assert b.channel.merge_gossip_untrusted(recorded, 60.0 * minutes) is None
         assert b.channel.merge_broadcast_untrusted(PEER, recorded, 60.0 * minutes) is None or minutes <= 15
         assert not b.channel.records.known("two.weave.local.")
     assert not b.channel.records.entries
