@@ -43,7 +43,13 @@ from weavepy.wire.messages import (
     decode_message_untrusted,
     encode_message,
 )
-from weavepy.wire.names import decode_names_untrusted, encode_entry, join_entries
+from weavepy.wire.names import (
+    NameGossip,
+    _decode_any_untrusted,
+    decode_names_untrusted,
+    encode_entry,
+    join_entries,
+)
 from weavepy.wire.peername import format_peer_name, parse_peer_name
 from weavepy.wire.sleeve import (
     FragmentsArrive,
@@ -317,13 +323,27 @@ def test_leases() -> None:
 
 
 def test_names() -> None:
+    """The quick decoder and the one for any types say the same of whatever comes."""
     valid = [bytes.fromhex(vector["payload"]) for vector in load("nameserver.json")["messages"]]
 
     def decode(data: bytes) -> None:
-        gossip = decode_names_untrusted(data)
+        try:
+            gossip = decode_names_untrusted(data)
+        except WireError:
+            with pytest.raises(WireError):
+                slowly(data)
+            raise
+        assert gossip == slowly(data)
         assert len(gossip.entries) <= min(len(data), limits.NAMES_MAX)
         # What we took in we can send on, and others take it as we did.
         octets = join_entries(gossip.timestamp, [encode_entry(entry) for entry in gossip.entries])
         assert decode_names_untrusted(octets) == gossip
+
+    def slowly(data: bytes) -> NameGossip:
+        reader = GobReader(data)
+        gossip = _decode_any_untrusted(reader)
+        if not reader.at_end:
+            raise WireError("more")
+        return gossip
 
     fuzz(decode, valid, WireError)

@@ -144,6 +144,21 @@ def test_who_joins_has_all_names_and_all_have_his_restored_ones() -> None:
     assert equal(hosts)
 
 
+def test_names_cross_a_host_that_has_none() -> None:
+    world = World(9)
+    hosts = [world.host(number, names=number != 2, discovery=False) for number in (1, 2, 3)]
+    hosts[0].start()
+    hosts[1].start(hosts[0])
+    hosts[2].start(hosts[1])
+    world.run(10)
+    ends = [hosts[0], hosts[2]]
+    for host in hosts:
+        add(host, "web")
+    world.run_until(everywhere(ends, "web", [1, 3]), EVERYWHERE_WITHIN_S)
+    remove(hosts[0], "web")
+    world.run_until(everywhere(ends, "web", [3]), EVERYWHERE_WITHIN_S)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_name_that_is_heard_of_before_its_host_resolves_as_soon_as_that_is_known(seed: int) -> None:
     """In a star, topology reaches some only after several rounds of gossip; a broadcast reaches all at once."""

@@ -36,9 +36,10 @@ class News(Protocol):
 
 
 class Channel(Protocol):
-    """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their
-    link. `ClockSkewError` keeps it: nothing more is sent to that neighbour on this channel until he can be understood, since
-    he understands us no better, and a Weave Net router would close the link each time.
+    """One kind of gossip. What peers sent is untrusted: `WireError` and `RemoteProtocolError` close their link.
+
+    `ClockSkewError` keeps it, but nothing more is sent to that neighbour on this channel until he can be understood: he
+    understands us no better, and a Weave Net router would close the link each time.
     """
 
     name: str

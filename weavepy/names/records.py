@@ -182,14 +182,16 @@ class Records:
 
     def _has_room(self, entry: NameEntry) -> bool:
         """Makes room for an entry that isn't there, if need be by forgetting that origin's oldest tombstone."""
-        origin = entry.origin
-        if self._full(entry) and not entry.tombstone and self._removed.get(origin):
-            self._drop(next(iter(self._removed[origin])))
+        if not self._full(entry):
+            return True
+        removed = self._removed.get(entry.origin)
+        if removed and not entry.tombstone:
+            self._drop(next(iter(removed)))
             self.evicted += 1
-        if self._full(entry):
-            self.left_out += 1
-            return False
-        return True
+            if not self._full(entry):
+                return True
+        self.left_out += 1
+        return False
 
     def _full(self, entry: NameEntry) -> bool:
         own = self._by_origin.get(self._own, ())
@@ -237,13 +239,21 @@ class Records:
             _take_out(self._by_address, before.address, before)
         if is_live:
             assert after is not None
-            insort(self._by_name.setdefault(after.hostname.lower(), []), after, key=_order)
-            insort(self._by_address.setdefault(after.address, []), after, key=_order)
+            _put_in(self._by_name, after.hostname.lower(), after)
+            _put_in(self._by_address, after.address, after)
         if was_live != is_live:
             self.revision += 1
             entry = after if is_live else before
             assert entry is not None
             self._changes.append(NameChange(self.revision, is_live, entry))
+
+
+def _put_in(index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -> None:
+    listed = index.get(key)
+    if listed is None:
+        index[key] = [entry]
+    else:
+        insort(listed, entry, key=_order)
 
 
 def _take_out(index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -> None:
