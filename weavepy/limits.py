@@ -79,7 +79,7 @@ LEASE_VALUES_MAX: Final = (
 # Names.
 NAMES_MAX: Final = 65536  # entries of all other peers, with those removed lately; also in one message
 NAMES_PER_PEER_MAX: Final = 16384  # a host that starts and ends four containers a second for half an hour
-NAMES_CHARS_MAX: Final = 8 * 1024 * 1024  # of their texts: 128 of each, and a real one has 94
+NAMES_CHARS_MAX: Final = 6 * 1024 * 1024  # of their texts: 96 of each, as Docker's have; all take 64 MB then
 HOSTNAME_CHARS_MAX: Final = 255  # RFC 1035
 CONTAINER_CHARS_MAX: Final = 255  # Docker's have 64
 NAME_TOMBSTONE_S: Final = 1800  # that a removed name is remembered (Weave Net 2.8.1)

@@ -31,6 +31,7 @@ from weavepy.wire.names import (
     sending_order,
 )
 
+_CACHE_SPARE = 64  # encoded entries that are no more, beside an eighth of those that are
 _CLOCK_LOGS = 3  # lines about clocks that differ: so many at once,
 _CLOCK_LOG_PERIOD_S = 600.0  # and one more in this time
 
@@ -41,7 +42,7 @@ class EntryCache:
     def __init__(self, records: Records, wall: Callable[[], float]) -> None:
         self._records = records
         self._wall = wall
-        self._encoded: dict[Identity, tuple[NameEntry, bytes]] = {}
+        self._encoded: dict[NameEntry, bytes] = {}
 
     def payloads(self, identities: frozenset[Identity] | None) -> Iterator[bytes]:
         """Yields payloads with the entries as they are now; None: all, though there be none."""
@@ -60,13 +61,15 @@ class EntryCache:
             yield join_entries(int(self._wall()), batch)
 
     def _octets(self, entry: NameEntry) -> bytes:
-        cached = self._encoded.get(entry.identity)
-        if cached is None or cached[0] is not entry:
-            cached = self._encoded[entry.identity] = (entry, encode_entry(entry))
-            if len(self._encoded) > 2 * len(self._records.entries) + 64:
-                for gone in self._encoded.keys() - self._records.entries.keys():
-                    del self._encoded[gone]
-        return cached[1]
+        cached = self._encoded.get(entry)
+        if cached is None:
+            cached = self._encoded[entry] = encode_entry(entry)
+            if len(self._encoded) > len(self._records.entries) * 9 // 8 + _CACHE_SPARE:
+                held = self._records.entries
+                self._encoded = {
+                    e: octets for e, octets in self._encoded.items() if held.get(e.identity) is e
+                }
+        return cached
 
 
 @dataclass(frozen=True, slots=True)

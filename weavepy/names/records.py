@@ -235,17 +235,23 @@ class Records:
             self._removed.setdefault(after.origin, {})[after.identity] = None
         if was_live:
             assert before is not None
-            _take_out(self._by_name, before.hostname.lower(), before)
+            _take_out(self._by_name, _lower(before.hostname), before)
             _take_out(self._by_address, before.address, before)
         if is_live:
             assert after is not None
-            _put_in(self._by_name, after.hostname.lower(), after)
+            _put_in(self._by_name, _lower(after.hostname), after)
             _put_in(self._by_address, after.address, after)
         if was_live != is_live:
             self.revision += 1
             entry = after if is_live else before
             assert entry is not None
             self._changes.append(NameChange(self.revision, is_live, entry))
+
+
+def _lower(name: str) -> str:
+    """Returns a name in lower case: the same object if it is, since there may be many."""
+    lower = name.lower()
+    return name if name == lower else lower
 
 
 def _put_in(index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -> None:
