@@ -15,6 +15,7 @@ from weavepy import events as ev
 from weavepy.events import Address, ConnId, Effect, PeerName
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.mesh.trust import parse_subnets
+from weavepy.names.config import NamesConfig
 from weavepy.router import Router, RouterConfig
 from weavepy.wire.topologynews import Scanner
 
@@ -297,6 +298,7 @@ def router(
     trusts: str = "",
     scanner: Scanner | None = None,
     addresses: AllocatorConfig | None = None,
+    names: NamesConfig | None = None,
 ) -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
@@ -312,6 +314,8 @@ def router(
         overlays=overlays,
         trusted_subnets=parse_subnets(trusts),
     )
-    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses)
+    r = Router(
+        config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses, names=names
+    )
     r.start(0.0)
     return r
