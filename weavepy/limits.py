@@ -86,9 +86,7 @@ NAME_TOMBSTONE_S: Final = 1800  # that a removed name is remembered (Weave Net 2
 NAME_SWEEP_S: Final = 30.0  # between looks for those that need not be remembered any more, and at our clock
 CLOCK_SKEW_MAX_S: Final = 900  # between clocks; a Weave Net router ends the connection for more
 CLOCK_JUMP_S: Final = 60.0  # that our clock was set by, at once or slowly, until we try whether others agree
-NAME_WAIT_S: Final = (
-    120.0  # that a name waits for its host to be heard of: topology takes another way, four rounds
-)
+NAME_WAIT_S: Final = 120.0  # that a name waits for its host to be heard of: four rounds of gossip
 NAMES_WAITING_MAX: Final = 4096
 NAME_CHANGES_MAX: Final = 4096  # that a reader of changes may be behind before he has to read all names again
 
