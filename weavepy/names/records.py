@@ -80,9 +80,8 @@ class Records:
 
     def changes_since(self, revision: int) -> list[NameChange] | None:
         """Returns what has changed after `revision`, oldest first; None if that is too long ago to tell."""
-        if revision > self.revision or self.revision - revision > len(self._changes):
-            return None
-        return list(self._changes)[len(self._changes) - (self.revision - revision) :]
+        count = self.revision - revision
+        return [self._changes[n] for n in range(-count, 0)] if 0 <= count <= len(self._changes) else None
 
     # ---- our own
 
