@@ -1,3 +1,3 @@
-"""Which names containers have: the set that all peers merge, and the gossip channel that carries it (weaveDNS of
-Weave Net 2.8.1).
+"""Which names containers have, the gossip channel that carries them (weaveDNS of Weave Net 2.8.1), and what a question
+about one comes to.
 """

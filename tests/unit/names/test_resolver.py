@@ -1,0 +1,324 @@
+"""What a question comes to: Weave Net's rules, its recorded look-ups, and where we differ."""
+
+import ipaddress
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from weavepy.events import PeerName
+from weavepy.names.resolver import Resolver, Service
+from weavepy.wire.dns import NOERROR, NXDOMAIN, REFUSED, Query, encode_name
+from weavepy.wire.dnsanswer import Answer
+from weavepy.wire.peername import parse_peer_name
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "nameserver.json").read_text())["lookup"]
+ONE, TWO = PeerName(1), PeerName(2)
+TYPES = {
+    "A": 1,
+    "NS": 2,
+    "SOA": 6,
+    "PTR": 12,
+    "MX": 15,
+    "TXT": 16,
+    "AAAA": 28,
+    "SRV": 33,
+    "DS": 43,
+    "DNSKEY": 48,
+}
+TYPES |= {"TKEY": 249, "IXFR": 251, "AXFR": 252, "ANY": 255}
+
+
+@dataclass(frozen=True)
+class FakeEntry:
+    address: int
+    origin: PeerName
+    container: str
+    hostname: str
+
+
+class FakeRecords:
+    """Live entries only, in their order."""
+
+    def __init__(self, *entries: FakeEntry) -> None:
+        self.entries = entries
+        self.revision = 3
+
+    def addresses(self, name: str) -> list[FakeEntry]:
+        return [entry for entry in self.entries if entry.hostname.lower() == name]
+
+    def reverse(self, address: int) -> FakeEntry | None:
+        return next((entry for entry in self.entries if entry.address == address), None)
+
+    def known(self, name: str) -> bool:
+        return bool(self.addresses(name))
+
+
+def number(text: str) -> int:
+    return int(ipaddress.IPv4Address(text))
+
+
+WEB = [
+    FakeEntry(number(f"10.32.0.{n}"), PeerName(n % 2 + 1), f"c{n}", "Web.weave.local.") for n in range(1, 5)
+]
+DB = FakeEntry(number("10.32.1.1"), ONE, "db", "db.weave.local.")
+
+
+class World:
+    """A resolver, and what it sees."""
+
+    def __init__(self, *entries: FakeEntry, domain: str = "weave.local.") -> None:
+        self.gone: set[object] = set()
+        self.services: dict[str, list[Service]] = {}
+        self.records = FakeRecords(*(entries or (*WEB, DB)))
+        self.resolver = Resolver(
+            self.records,
+            domain=domain,
+            ttl_s=1,
+            entropy=random.Random(1),
+            reachable=lambda peer: peer not in self.gone,
+            healthy=lambda container: container not in self.gone,
+            services=lambda name: self.services.get(name, ()),
+        )
+
+    def ask(self, name: str, qtype: str = "A", *, qclass: int = 1, tcp: bool = False) -> Answer | None:
+        question = bytes(len(name) + 1) + bytes((0, TYPES[qtype], 0, qclass))
+        query = Query(1, 0x100, name, TYPES[qtype], qclass, question, None, False, 12 + len(question))
+        return self.resolver.resolve(query, tcp=tcp)
+
+    def addresses(self, name: str) -> list[str]:
+        answer = self.ask(name)
+        assert answer is not None
+        assert (answer.rcode, answer.authoritative) == (NOERROR, True)
+        return sorted(str(ipaddress.IPv4Address(data)) for data in answer.rdata)
+
+
+def assert_none_such(answer: Answer | None) -> None:
+    assert answer is not None
+    assert (answer.rcode, answer.authoritative, answer.rdata) == (NXDOMAIN, False, ())
+    assert answer.zone is not None
+
+
+def assert_empty(answer: Answer | None) -> None:
+    assert answer is not None
+    assert (answer.rcode, answer.authoritative, answer.rdata) == (NOERROR, True, ())
+    assert answer.zone is not None
+    assert (answer.zone.serial, answer.zone.ttl_s) == (3, 1)
+
+
+def test_recorded_lookups() -> None:
+    entries = [
+        FakeEntry(number(e["Addr"]), parse_peer_name(e["Origin"]), e["ContainerID"], e["Hostname"])
+        for e in VECTORS["database"]
+        if not e["Tombstone"]
+    ]
+    world = World(*entries)
+    for query in VECTORS["queries"]:
+        if "lookup" in query:
+            if query["addresses"]:
+                assert world.addresses(query["lookup"].lower()) == sorted(query["addresses"])
+            else:
+                assert_none_such(world.ask(query["lookup"].lower()))
+        else:
+            reverse = ".".join(reversed(query["reverse"].split("."))) + ".in-addr.arpa."
+            answer = world.ask(reverse, "PTR")
+            if query["name"]:
+                assert answer == Answer(NOERROR, True, [encode_name(query["name"])], 1)
+            else:
+                assert answer is None
+
+
+def test_all_addresses_of_a_name() -> None:
+    world = World()
+    assert world.addresses("web.weave.local.") == [f"10.32.0.{n}" for n in range(1, 5)]
+    answer = world.ask("web.weave.local.")
+    assert answer is not None
+    assert answer.ttl_s == 1
+
+
+def test_an_address_that_two_containers_have_is_there_once() -> None:
+    world = World(DB, FakeEntry(DB.address, TWO, "other", DB.hostname))
+    assert world.addresses("db.weave.local.") == ["10.32.1.1"]
+
+
+def test_a_single_label_is_in_our_domain() -> None:
+    world = World()
+    assert world.addresses("db.") == ["10.32.1.1"]
+    assert_none_such(world.ask("nobody."))
+    assert_empty(world.ask("db.", "AAAA"))
+
+
+@pytest.mark.parametrize("qtype", ["AAAA", "MX", "TXT", "PTR", "SRV", "NS", "SOA", "DS"])
+def test_other_types_of_a_name_that_exists(qtype: str) -> None:
+    assert_empty(World().ask("web.weave.local.", qtype))
+    assert_none_such(World().ask("nobody.weave.local.", qtype))
+
+
+@pytest.mark.parametrize(
+    "name", ["web.weave.local.", "nobody.weave.local.", "example.com.", "4.3.2.1.in-addr.arpa."]
+)
+@pytest.mark.parametrize("qtype", ["ANY", "AXFR", "IXFR", "TKEY"])
+def test_wishes_are_refused(name: str, qtype: str) -> None:
+    assert World().ask(name, qtype) == Answer(REFUSED)
+
+
+@pytest.mark.parametrize("qclass", [3, 4, 254, 255])
+def test_other_classes_are_refused(qclass: int) -> None:
+    assert World().ask("version.bind.", "TXT", qclass=qclass) == Answer(REFUSED)
+    assert World().ask("web.weave.local.", qclass=qclass) == Answer(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "example.com.",
+        ".",
+        "local.com.",
+        "xweave.local.",
+        "web.weave.local.com.",
+        "other.local.",
+        "in-addr.arpa.",
+    ],
+)
+def test_what_is_for_others(name: str) -> None:
+    assert World().ask(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\\046weave.local.", "\\005weave.local.", "b.c.weave.local.", "\\000.weave.local.", "*.weave.local."],
+)
+def test_odd_names_in_and_out_of_the_domain(name: str) -> None:
+    answer = World().ask(name)
+    if name.endswith(".weave.local."):
+        assert_none_such(answer)
+    else:
+        assert answer is None
+
+
+def test_top_level_domains_as_such_are_for_others() -> None:
+    world = World()
+    for qtype in ("NS", "SOA", "DS", "DNSKEY"):
+        assert world.ask("com.", qtype) is None
+        assert_empty(world.ask("db.", qtype))
+    for qtype in ("A", "AAAA", "TXT"):
+        assert_none_such(world.ask("com.", qtype))
+
+
+def test_the_domain_itself_exists() -> None:
+    assert_empty(World().ask("weave.local."))
+    answer = World().ask("weave.local.", "SOA")
+    assert answer is not None
+    assert (answer.rcode, answer.authoritative, len(answer.rdata)) == (NOERROR, True, 1)
+
+
+def test_another_domain() -> None:
+    entry = FakeEntry(number("10.32.1.1"), ONE, "c", "db.foo.bar.")
+    world = World(entry, domain="foo.bar.")
+    assert world.addresses("db.foo.bar.") == world.addresses("db.") == ["10.32.1.1"]
+    assert world.ask("db.weave.local.") is None
+
+
+def test_only_what_lives_answers() -> None:
+    world = World()
+    world.gone = {TWO}
+    assert world.addresses("web.weave.local.") == ["10.32.0.2", "10.32.0.4"]
+    world.gone = {TWO, "c2"}
+    assert world.addresses("web.weave.local.") == ["10.32.0.4"]
+    world.gone = {ONE, TWO}
+    assert_empty(world.ask("web.weave.local."))
+    assert_empty(world.ask("web.weave.local.", "AAAA"))
+
+
+def test_a_name_that_is_known_and_has_nobody_is_empty() -> None:
+    world = World()
+    world.records.known = lambda name: name == "idle.weave.local."  # type: ignore[method-assign]
+    assert_empty(world.ask("idle.weave.local."))
+
+
+def test_reverse() -> None:
+    world = World()
+    assert world.ask("1.1.32.10.in-addr.arpa.", "PTR") == Answer(
+        NOERROR, True, [encode_name("db.weave.local.")], 1
+    )
+    assert world.ask("9.9.32.10.in-addr.arpa.", "PTR") is None
+    for qtype in ("A", "TXT", "SOA"):
+        answer = world.ask("1.1.32.10.in-addr.arpa.", qtype)
+        assert answer is not None
+        assert (answer.rcode, answer.authoritative) == (NXDOMAIN, False)
+    world.gone = {"db"}
+    assert world.ask("1.1.32.10.in-addr.arpa.", "PTR") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1.32.10.in-addr.arpa.",
+        "0.1.1.32.10.in-addr.arpa.",
+        "01.1.32.10.in-addr.arpa.",
+        "257.1.32.10.in-addr.arpa.",
+        "x.1.32.10.in-addr.arpa.",
+        "1-3.1.32.10.in-addr.arpa.",
+        "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.e.f.ip6.arpa.",
+    ],
+)
+def test_reverse_names_that_are_no_address_of_ours(name: str) -> None:
+    assert World().ask(name, "PTR") is None
+
+
+@pytest.mark.parametrize("hostname", ["ä.weave.local.", "a..weave.local.", "x" * 64 + ".weave.local."])
+def test_a_peers_name_that_is_none_is_nobodys_reverse(hostname: str) -> None:
+    assert World(FakeEntry(DB.address, ONE, "c", hostname)).ask("1.1.32.10.in-addr.arpa.", "PTR") is None
+
+
+def test_services() -> None:
+    world = World()
+    world.services["_http._tcp.web.weave.local."] = [
+        (0, 1, 80, "Web.weave.local."),
+        (0, 1, 80, "db.weave.local"),
+        (1, 1, 80, "example.com."),
+    ]
+    answer = world.ask("_http._tcp.web.weave.local.", "SRV")
+    assert answer is not None
+    assert (answer.rcode, answer.authoritative, len(answer.rdata)) == (NOERROR, True, 3)
+    world.gone = {"db"}
+    answer = world.ask("_http._tcp.web.weave.local.", "SRV")
+    assert answer is not None
+    assert len(answer.rdata) == 2
+    world.services["_http._tcp.web.weave.local."] = [(0, 1, 80, "db.weave.local.")]
+    assert_empty(world.ask("_http._tcp.web.weave.local.", "SRV"))
+    assert_empty(world.ask("_http._tcp.web.weave.local.", "A"))
+    assert_none_such(world.ask("_sip._tcp.web.weave.local.", "SRV"))
+
+
+def test_each_address_is_as_often_at_each_place() -> None:
+    world, seen = World(), Counter[tuple[int, bytes]]()
+    for _ in range(4000):
+        answer = world.ask("web.weave.local.")
+        assert answer is not None
+        seen.update(enumerate(answer.rdata))
+    assert len(seen) == 16
+    assert all(900 < count < 1100 for count in seen.values())
+
+
+def test_of_many_addresses_any_may_be_drawn() -> None:
+    many = [FakeEntry(DB.address + n, ONE, f"c{n}", "many.weave.local.") for n in range(200)]
+    world, seen = World(*many), Counter[bytes]()
+    for _ in range(1000):
+        answer = world.ask("many.weave.local.")
+        assert answer is not None
+        # One more than an answer by UDP can have, so that its encoder sees that there are more.
+        assert len(set(answer.rdata)) == len(answer.rdata) == 10 * (12 + 18 + 4) // 16 + 1
+        seen.update(answer.rdata)
+    assert len(seen) == 200
+    assert len(world.ask("many.weave.local.", tcp=True).rdata) == 200  # type: ignore[union-attr]
+
+
+def test_lookup_for_the_operator() -> None:
+    world = World()
+    world.gone = {"c1"}
+    assert world.resolver.lookup("web.weave.local.") == [entry.address for entry in WEB[1:]]
+    assert world.resolver.lookup("nobody.weave.local.") == []
