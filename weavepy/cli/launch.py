@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -29,6 +30,21 @@ _NOT_OPTIONS = ("peers", "resume", "state_dir", "run_dir", "foreground", "passwo
 def _env(name: str, *, weave: bool = False) -> list[str]:
     """The variables of a flag; `weave`: Weave Net had it too."""
     return [f"WEAVEPY_{name}", f"WEAVE_{name}"] if weave else [f"WEAVEPY_{name}"]
+
+
+_UNITS: Final = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0}
+
+
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Takes seconds, or a time as Weave Net's flags have it: 5s, 500ms, 1m."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|)", value)
+    if not found:
+        raise click.BadParameter(
+            f"{value!r} is no time; write seconds, or a number with s, ms or m behind it"
+        )
+    return float(found[1]) * _UNITS[found[2]]
 
 
 @click.command()
@@ -100,6 +116,35 @@ def _env(name: str, *, weave: bool = False) -> list[str]:
     "--status-addr",
     envvar=_env("STATUS_ADDR", weave=True),
     help="Serve status and report here, '' for nowhere.  [default: 127.0.0.1:6782]",
+)
+@click.option("--no-dns", is_flag=True, envvar=_env("NO_DNS"), help="Answer no questions about names.")
+@click.option(
+    "--dns-domain",
+    envvar=_env("DNS_DOMAIN"),
+    metavar="DOMAIN",
+    help="Domain of the containers' names, the same on all hosts.  [default: weave.local.]",
+)
+@click.option(
+    "--dns-listen-address",
+    envvar=_env("DNS_LISTEN_ADDRESS"),
+    metavar="ADDRESS:PORT,...",
+    help="Answer questions about names here.  [default: 169.254.67.83:53]",
+)
+@click.option(
+    "--dns-ttl", type=int, envvar=_env("DNS_TTL"), help="Seconds that answers may be kept.  [default: 1]"
+)
+@click.option(
+    "--dns-fallback-timeout",
+    callback=_seconds,
+    envvar=_env("DNS_FALLBACK_TIMEOUT"),
+    metavar="TIME",
+    help="Wait for the host's resolvers so long, like 5s or 500ms.  [default: 5s]",
+)
+@click.option(
+    "--resolv-conf",
+    envvar=_env("RESOLV_CONF"),
+    metavar="FILE",
+    help="Ask the resolvers in this about other names.  [default: /etc/resolv.conf]",
 )
 @click.option(
     "--no-fastpath",

@@ -8,6 +8,8 @@ see `merge`.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,6 +21,8 @@ from weavepy.runtime.addresses import is_literal
 from weavepy.runtime.addressplan import AddressPlan, plan
 
 DEFAULT_PORT = 6783
+DEFAULT_DOMAIN = "weave.local."
+DEFAULT_DNS_ADDRESS = "169.254.67.83:53"  # on every host's bridge
 DEFAULT_STATUS_ADDRESS = "127.0.0.1:6782"
 CIPHERS = ("aes-256-gcm", "chacha20-poly1305")
 OFFLOADS = ("tso", "uso", "gso", "gro", "csum")
@@ -45,6 +49,12 @@ class LaunchOptions:
     reclaim_after: int = 0  # seconds; 0: never
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
+    no_dns: bool = False
+    dns_domain: str = DEFAULT_DOMAIN
+    dns_listen_address: str = DEFAULT_DNS_ADDRESS  # with commas between several
+    dns_ttl: int = limits.DNS_TTL_DEFAULT_S
+    dns_fallback_timeout: float = limits.DNS_UPSTREAM_TIMEOUT_S
+    resolv_conf: str = ""  # empty: the system's, with what is behind systemd-resolved's stub
     no_fastpath: bool = False
     no_offload: str = ""
     shards: int = 1
@@ -81,6 +91,17 @@ class LaunchOptions:
         self.offloads_off()
         parse_subnets(self.trusted_subnets)
         self.address_plan()
+        parse_domain(self.dns_domain)
+        parse_listen_addresses(self.dns_listen_address)
+        if not 0 <= self.dns_ttl <= limits.DNS_TTL_MAX_S:
+            raise UsageError(f"--dns-ttl {self.dns_ttl}: 0 to {limits.DNS_TTL_MAX_S} seconds work")
+        if not 0 < self.dns_fallback_timeout <= limits.DNS_UPSTREAM_TIMEOUT_MAX_S:
+            raise UsageError(
+                f"--dns-fallback-timeout {self.dns_fallback_timeout:g}: more than 0 and at most "
+                f"{limits.DNS_UPSTREAM_TIMEOUT_MAX_S:g} seconds work"
+            )
+        if self.resolv_conf and not self.resolv_conf.startswith("/"):
+            raise UsageError(f"--resolv-conf {self.resolv_conf}: write the whole path, from / on")
         for flag, text in (("--status-addr", self.status_addr), ("--http-addr", self.http_addr)):
             if text:
                 split_host_port(text, flag)
@@ -149,3 +170,32 @@ def split_host_port(text: str, flag: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise UsageError(f"{flag} {text}: write it as ADDRESS:PORT, for example 127.0.0.1:6782")
     return host, int(port)
+
+
+_DOMAIN = re.compile(r"(?!-)[-_a-z0-9]{1,63}(?<!-)(\.(?!-)[-_a-z0-9]{1,63}(?<!-))*")
+
+
+def parse_domain(text: str) -> str:
+    """Returns the domain of names in lower case with the dot at its end; UsageError if it can't be one."""
+    domain = text.lower().removesuffix(".")
+    if len(domain) > limits.DNS_DOMAIN_CHARS_MAX or not _DOMAIN.fullmatch(domain):
+        raise UsageError(
+            f"--dns-domain {text}: write letters, digits and - with dots between them, such as "
+            f"{DEFAULT_DOMAIN}, at most {limits.DNS_DOMAIN_CHARS_MAX} characters"
+        )
+    return domain + "."
+
+
+def parse_listen_addresses(text: str) -> list[tuple[str, int]]:
+    """Splits a list like "169.254.67.83:53,127.0.0.1:53"; UsageError if that isn't one."""
+    flag, addresses = "--dns-listen-address", []
+    for part in text.split(","):
+        host, port = split_host_port(part.strip(), flag)
+        if not is_literal(host) or not 1 <= port <= 65535:
+            raise UsageError(
+                f"{flag} {part}: write an IP address and a port, such as {DEFAULT_DNS_ADDRESS}, or --no-dns"
+            )
+        addresses.append((str(ipaddress.ip_address(host)), port))
+    if len(set(addresses)) < len(addresses):
+        raise UsageError(f"{flag} {text}: an address is in it twice; write each once")
+    return addresses

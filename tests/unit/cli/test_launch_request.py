@@ -107,6 +107,11 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
         "ipalloc_default_subnet": "10.1.2.0/24",
         "ipalloc_init": "consensus=3",
         "reclaim_after": "600",
+        "dns_domain": "foo.bar",
+        "dns_listen_address": "127.0.0.1:53",
+        "dns_ttl": "30",
+        "dns_fallback_timeout": "2.5s",
+        "resolv_conf": "/r",
         "http_addr": "127.0.0.1:1",
         "status_addr": "127.0.0.1:2",
         "no_offload": "tso",
@@ -114,7 +119,7 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
         "rekey_interval": "5",
         "log_level": "debug",
     }
-    switches = ["no_encryption", "no_discovery", "no_fastpath", "json_logs"]
+    switches = ["no_encryption", "no_discovery", "no_dns", "no_fastpath", "json_logs"]
     arguments = [f"--{name.replace('_', '-')}" for name in switches]
     for name, value in said.items():
         arguments += [f"--{name.replace('_', '-')}", value]
@@ -122,10 +127,26 @@ def test_every_option_is_understood_by_the_router(requests: list[dict[str, Any]]
     flags = requests[0]["flags"]
     options = options_from_json(flags)
     assert set(flags) == set(LaunchOptions.__slots__)
-    assert {name: str(getattr(options, name)) for name in said if name != "rekey_interval"} == {
-        name: value for name, value in said.items() if name != "rekey_interval"
+    times = {"rekey_interval": 5.0, "dns_fallback_timeout": 2.5}
+    assert {name: getattr(options, name) for name in times} == times
+    assert {name: str(getattr(options, name)) for name in said.keys() - times} == {
+        name: value for name, value in said.items() if name not in times
     }
     assert all(getattr(options, name) for name in switches)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5s", 5.0), ("500ms", 0.5), ("1m", 60.0), ("3", 3.0), ("0.5", 0.5)]
+)
+def test_times_as_weave_net_has_them(requests: list[dict[str, Any]], text: str, seconds: float) -> None:
+    launch("--dns-fallback-timeout", text)
+    assert requests[0]["flags"] == {"dns_fallback_timeout": pytest.approx(seconds)}
+
+
+@pytest.mark.parametrize("text", ["5x", "", "-1s", "1h", "s", "٣s", "1e3", "nan"])
+def test_a_time_that_is_none_is_refused(requests: list[dict[str, Any]], text: str) -> None:
+    assert "write seconds" in launch("--dns-fallback-timeout", text, code=2).stderr
+    assert requests == []
 
 
 @pytest.mark.parametrize("key", ["cypher", "no_discovery", "peers", "resume", "foreground", "help"])

@@ -5,7 +5,14 @@ import re
 import pytest
 
 from weavepy.errors import UsageError
-from weavepy.runtime.options import LaunchOptions, merge, options_from_json, split_host_port
+from weavepy.runtime.options import (
+    LaunchOptions,
+    merge,
+    options_from_json,
+    parse_domain,
+    parse_listen_addresses,
+    split_host_port,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,25 @@ from weavepy.runtime.options import LaunchOptions, merge, options_from_json, spl
         ({"http_addr": "1.2.3.4:99999"}, "--http-addr 1.2.3.4:99999"),
         ({"nickname": "x" * 256}, "--nickname"),
         ({"trusted_subnets": "10.0.0.0/8,lan"}, "--trusted-subnets lan"),
+        ({"dns_domain": ""}, "--dns-domain"),
+        ({"dns_domain": "."}, "--dns-domain ."),
+        ({"dns_domain": "a..b"}, "--dns-domain a..b"),
+        ({"dns_domain": "-a.b"}, "--dns-domain -a.b"),
+        ({"dns_domain": "a b"}, "--dns-domain a b"),
+        ({"dns_domain": "ä.de"}, "--dns-domain ä.de"),
+        ({"dns_domain": "a" * 64}, "--dns-domain aaa"),
+        ({"dns_domain": ".".join(["abcd"] * 40)}, "--dns-domain abcd"),
+        ({"dns_listen_address": ""}, "--dns-listen-address : write it as ADDRESS:PORT"),
+        ({"dns_listen_address": "127.0.0.1"}, "--dns-listen-address 127.0.0.1: write it as ADDRESS:PORT"),
+        ({"dns_listen_address": "dns:53"}, "--dns-listen-address dns:53: write an IP address"),
+        ({"dns_listen_address": "127.0.0.1:0"}, "--dns-listen-address 127.0.0.1:0"),
+        ({"dns_listen_address": "127.0.0.1:53, 127.0.0.1:53"}, "--dns-listen-address 127.0.0.1:53, "),
+        ({"dns_ttl": -1}, "--dns-ttl -1"),
+        ({"dns_ttl": 86401}, "--dns-ttl 86401"),
+        ({"dns_fallback_timeout": 0}, "--dns-fallback-timeout 0"),
+        ({"dns_fallback_timeout": 61.0}, "--dns-fallback-timeout 61"),
+        ({"dns_fallback_timeout": float("nan")}, "--dns-fallback-timeout nan"),
+        ({"resolv_conf": "resolv.conf"}, "--resolv-conf resolv.conf: write the whole path"),
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"port": "6783"}, "'port' must be of type int"),
         ({"port": True}, "'port' must be of type int"),
@@ -86,3 +112,13 @@ def test_the_configuration_is_not_kept() -> None:
 )
 def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
     assert split_host_port(text, "--x") == expected
+
+
+@pytest.mark.parametrize("text", ["weave.local.", "weave.local", "Weave.LOCAL"])
+def test_a_domain_with_or_without_its_dot(text: str) -> None:
+    assert parse_domain(text) == "weave.local."
+
+
+def test_addresses_to_listen_on() -> None:
+    assert parse_listen_addresses(LaunchOptions().dns_listen_address) == [("169.254.67.83", 53)]
+    assert parse_listen_addresses("127.0.0.1:53, [0:0::1]:5353") == [("127.0.0.1", 53), ("::1", 5353)]
