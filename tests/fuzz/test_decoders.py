@@ -16,6 +16,8 @@ from weavepy.crypto.channel import ControlChannel
 from weavepy.crypto.handshake import Handshake
 from weavepy.errors import RemoteProtocolError, WireError
 from weavepy.events import PeerName
+from weavepy.wire.dns import NOERROR, QueryError, decode_query_untrusted, with_payload
+from weavepy.wire.dnsanswer import Answer, encode_answer
 from weavepy.wire.fastpath import (
     Epoch,
     EpochAck,
@@ -113,6 +115,50 @@ def fuzz(decode: Decoder, valid: list[bytes], error: type[Exception], *, inputs:
         except Exception as escaped:
             pytest.fail(f"{type(escaped).__name__}: {escaped} for {data.hex()}")
     assert inputs // 1000 < decoded < inputs
+
+
+def a_dns_query(name: bytes, qtype: int, opt: bytes = b"") -> bytes:
+    counts = bytes((0, 1, 0, 0, 0, 0, 0, bool(opt)))
+    return b"\x12\x34\1\0" + counts + name + bytes((0, qtype, 0, 1)) + opt
+
+
+DNS_OPT = b"\0\0\x29\x10\0\0\0\x80\0\0\x0c\0\x0a\0\x08" + bytes(8)
+DNS_QUERIES = [
+    a_dns_query(name, qtype, opt)
+    for name in (
+        b"\0",
+        b"\3web\0",
+        b"\3wEb\5weave\5local\0",
+        b"\1" + b"1\1" * 3 + b"1\7in-addr\4arpa\0",
+        b"\5_http\4_tcp\3web\5weave\5local\0",
+        (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"b" * 61 + b"\0",
+        b"\1a" * 127 + b"\0",
+    )
+    for qtype in (1, 12, 28, 33, 255)
+    for opt in (b"", DNS_OPT)
+]
+
+
+def test_dns_queries() -> None:
+    records = [bytes((10, 32, 0, number)) for number in range(100)]
+
+    def decode(data: bytes) -> None:
+        tcp = len(data) % 2 == 1
+        try:
+            query = decode_query_untrusted(data, tcp=tcp)
+        except QueryError as error:
+            if error.reply[:2] != data[:2] or len(error.reply) > len(data) + 11:
+                pytest.fail(f"a bad reply to {data.hex()}")
+            raise
+        assert data[12 : 12 + len(query.question)] == query.question
+        assert size(query) <= 5 * len(data) + 20  # an octet that is no letter is four characters of the name
+        # What we answer has the question where the client looks for it, and isn't longer than it may be.
+        answer = encode_answer(query, Answer(NOERROR, True, records, 1), tcp=False)
+        assert answer[12 : 12 + len(query.question)] == query.question
+        assert len(answer) <= min(1232, 10 * len(data))
+        with_payload(data, query)
+
+    fuzz(decode, DNS_QUERIES, WireError)
 
 
 def load(name: str) -> dict:
