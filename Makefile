@@ -13,7 +13,7 @@ ifeq ($(shell uname -m),x86_64)
 APT += libipsec-mb-dev
 endif
 
-APT_BENCH := wireguard-tools wireguard-go nebula tinc openvpn openssl n2n fastd
+APT_BENCH := wireguard-tools wireguard-go nebula tinc openvpn openssl n2n fastd dnsperf dnsmasq-base
 
 # A peer for the tests, made of the original gossip library. Debian's Go and its libraries: nothing is downloaded.
 MESHPEER := build/meshpeer

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "fetch": "build the newest peers from their Go modules",
     "micro": "the parts by themselves",
     "scale": "many hosts",
+    "dns": "names: answers a second and how long they take, beside other servers",
     "addresses": "how long an address takes, and a whole attach",
 }
 

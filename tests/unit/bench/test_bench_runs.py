@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import addresses, micro, scale
+from bench import addresses, dns, micro, scale
 from bench.__main__ import main
 from bench.figures import Figures, machine, timed
 from bench.mesh import Mesh
@@ -32,6 +32,20 @@ def test_addresses(tmp_path: Path) -> None:
     rows = results(addresses, tmp_path, "--samples", "2", "--batch", "5", "--containers", "0")
     assert list(rows) == ["allocate from own space, of 5"]
     assert rows["allocate from own space, of 5"]["median"] > 0
+
+
+def test_dns(tmp_path: Path) -> None:
+    rows = results(
+        dns, tmp_path, "--servers", "weavepy", "--seconds", "0.3", "--rounds", "1", "--rate", "1500"
+    )
+    assert rows["weavepy: p50 at 1500/s"]["median"] <= rows["weavepy: p99 at 1500/s"]["median"]
+    assert rows["weavepy: CPU for an answer at 1500/s"]["median"] > 0
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--servers", "bind"), ("--rate", "0"), ("--rounds", "-1")])
+def test_dns_refuses(capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
+    assert main(["dns", flag, value]) == 2
+    assert flag in capsys.readouterr().err
 
 
 def test_micro(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
