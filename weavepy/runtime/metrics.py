@@ -200,7 +200,12 @@ class _Router(Collector):
         )
         for key, value in self._figures["Shell"]["Counters"].items():
             shell.add_metric((key,), value)
-        yield from (dropped, events, shell)
+        names = CounterMetricFamily(
+            "weavepy_dns_events", "Questions about names, and what became of them.", labels=("event",)
+        )
+        for key, value in self._figures.get("Dns", {}).items():
+            names.add_metric((key,), value)
+        yield from (dropped, events, shell, names)
 
     def _links(self) -> Iterator[Metric]:
         links = {c["Attrs"]["peer"]: c for c in self._router["Connections"] if "peer" in c["Attrs"]}

@@ -227,3 +227,10 @@ def test_an_odd_state_or_overlay_of_a_later_version_falls_over_nothing() -> None
     assert (
         found["weave_connections", (("encryption", "yes"), ("state", "dreaming"), ("type", "unknown"))] == 1
     )
+
+
+def test_questions_about_names() -> None:
+    text = exposition({**FULL, "Dns": {"udp_queries": 3, "answered": 2}}, "")[0].decode()
+    assert 'weavepy_dns_events_total{event="udp_queries"} 3.0' in text
+    assert 'weavepy_dns_events_total{event="answered"} 2.0' in text
+    assert "weavepy_dns_events_total{" not in exposition(FULL, "")[0].decode()  # --no-dns
