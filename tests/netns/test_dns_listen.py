@@ -56,7 +56,7 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
     none.write_text(f"nameserver {SERVER}\n")  # ourselves: nobody is asked about other names
 
     async def serve() -> None:
-        server = await open_dns(
+        server, warnings = await open_dns(
             LaunchOptions(resolv_conf=str(none)),
             Records(),
             reachable=lambda _peer: True,
@@ -65,6 +65,7 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
             entropy=random.Random(1),
         )
         assert server is not None
+        assert warnings == ()
         try:
             await asyncio.to_thread(ask)
         finally:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from weavepy.errors import LocalError
 from weavepy.events import Entropy, PeerName
 from weavepy.names.resolver import Records, Resolver, Services
 from weavepy.runtime.dnsserver import DnsServer, LocalClients
 from weavepy.runtime.dnssockets import open_dns_sockets
-from weavepy.runtime.options import LaunchOptions, parse_domain, parse_listen_addresses
+from weavepy.runtime.options import LaunchOptions, parse_domain
 from weavepy.runtime.resolvconf import ResolvConf
 from weavepy.runtime.upstream import Upstream
 
@@ -30,15 +31,21 @@ async def open_dns(
     entropy: Entropy,
     services: Services = lambda _name: (),
     clock: Callable[[], float] = time.monotonic,
-) -> DnsServer | None:
-    """Starts the DNS server that the options ask for, None with --no-dns; LocalError if it can't listen.
+) -> tuple[DnsServer | None, tuple[str, ...]]:
+    """Starts the DNS server that the options ask for; returns it, None with --no-dns, and warnings.
 
+    LocalError if it can't listen where the operator said; if nobody said where, a warning does and there are no names.
     `subnets`: those whose addresses containers here have, asked anew at each query. `entropy` is drawn from for each
     record of an answer, only to shuffle: a `random.Random`, not the system's.
     """
     if options.no_dns:
-        return None
-    sockets = open_dns_sockets(parse_listen_addresses(options.dns_listen_address))
+        return None, ()
+    try:
+        sockets = open_dns_sockets(options.dns_addresses())
+    except LocalError as error:
+        if options.dns_listen_address is not None:
+            raise
+        return None, (f"no DNS for containers: {error}",)
     try:
         listening = [pair.address for pair in sockets]
         counters: Counter[str] = Counter()
@@ -66,4 +73,4 @@ async def open_dns(
         for pair in sockets:
             pair.close()
         raise
-    return server
+    return server, ()

@@ -51,7 +51,9 @@ class LaunchOptions:
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
     no_dns: bool = False
     dns_domain: str = DEFAULT_DOMAIN
-    dns_listen_address: str = DEFAULT_DNS_ADDRESS  # with commas between several
+    dns_listen_address: str | None = (
+        None  # with commas between several; None: the default, and no harm if taken
+    )
     dns_ttl: int = limits.DNS_TTL_DEFAULT_S
     dns_fallback_timeout: float = limits.DNS_UPSTREAM_TIMEOUT_S
     resolv_conf: str = ""  # empty: the system's, with what is behind systemd-resolved's stub
@@ -92,7 +94,7 @@ class LaunchOptions:
         parse_subnets(self.trusted_subnets)
         self.address_plan()
         parse_domain(self.dns_domain)
-        parse_listen_addresses(self.dns_listen_address)
+        self.dns_addresses()
         if not 0 <= self.dns_ttl <= limits.DNS_TTL_MAX_S:
             raise UsageError(f"--dns-ttl {self.dns_ttl}: 0 to {limits.DNS_TTL_MAX_S} seconds work")
         if not 0 < self.dns_fallback_timeout <= limits.DNS_UPSTREAM_TIMEOUT_MAX_S:
@@ -114,6 +116,11 @@ class LaunchOptions:
         if unknown := names - set(OFFLOADS):
             raise UsageError(f"--no-offload {sorted(unknown)[0]}: choose from {', '.join(OFFLOADS)} or all")
         return names
+
+    def dns_addresses(self) -> list[tuple[str, int]]:
+        """Where questions about names are to be answered."""
+        said = self.dns_listen_address
+        return parse_listen_addresses(DEFAULT_DNS_ADDRESS if said is None else said)
 
     def address_plan(self) -> AddressPlan:
         return plan(self.ipalloc_range, self.ipalloc_default_subnet, self.ipalloc_init, self.reclaim_after)

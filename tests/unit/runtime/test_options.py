@@ -120,5 +120,5 @@ def test_a_domain_with_or_without_its_dot(text: str) -> None:
 
 
 def test_addresses_to_listen_on() -> None:
-    assert parse_listen_addresses(LaunchOptions().dns_listen_address) == [("169.254.67.83", 53)]
+    assert LaunchOptions().dns_addresses() == [("169.254.67.83", 53)]
     assert parse_listen_addresses("127.0.0.1:53, [0:0::1]:5353") == [("127.0.0.1", 53), ("::1", 5353)]
