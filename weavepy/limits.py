@@ -210,6 +210,9 @@ DNS_UPSTREAM_PENDING_MAX: Final = 256  # questions under way to the host's resol
 DNS_UPSTREAM_WAITING_MAX: Final = 64  # clients that wait for the answer to one question
 DNS_UPSTREAM_ALIKE_MAX: Final = 32  # of those, with the same name and type: more is a loop
 DNS_UPSTREAM_RESEND_S: Final = 1.0  # until a question is sent again, then twice as long
+DNS_UPSTREAM_WRONG_MAX: Final = (
+    16  # answers to one question that don't match, until it is asked by TCP instead
+)
 DNS_UPSTREAM_SERVERS_MAX: Final = 8
 DNS_UPSTREAM_TIMEOUT_S: Final = 5.0  # for all of them together (Weave Net 2.8.1)
 DNS_UPSTREAM_TIMEOUT_MAX_S: Final = 60.0  # no client waits longer

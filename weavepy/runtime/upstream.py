@@ -2,10 +2,10 @@
 
 Rules of this file. Every try has a number of its own from the kernel's random source and, by UDP, a port of its own on
 a connected socket, so that an answer comes from the very address and port that was asked. An answer counts only if its
-number and its question match octet by octet, case included; another is ignored, and we go on waiting. Nothing behind
-the question is looked at. Clients that ask the same at the same time share one try: whoever forges answers has one
-number to guess and not many, and a loop through another resolver back to us ends here. One that changes the query each
-time round ends at a bound for the question alone.
+number and its question match octet by octet, case included; another is ignored, and we go on waiting, but by TCP once
+there were so many that somebody must be guessing. Nothing behind the question is looked at. Clients that ask the same
+at the same time share one try: whoever forges answers has one number to guess and not many, and a loop through another
+resolver back to us ends here. One that changes the query each time round ends at a bound for the question alone.
 """
 
 from __future__ import annotations
@@ -162,11 +162,13 @@ def _addressed(answer: bytes, query: Query, *, tcp: bool) -> bytes:
 
 async def _ask_by_udp(server: Server, sent: bytes, question: bytes, counters: Counter[str]) -> bytes:
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[bytes] = loop.create_future()
+    arrived: asyncio.Future[bytes | None] = loop.create_future()  # None: somebody guesses
+    wrong = 0
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
 
         def readable() -> None:
+            nonlocal wrong
             try:
                 for _ in range(_READS_PER_TURN):
                     answer = sock.recv(_ANSWER_BYTES)
@@ -175,6 +177,9 @@ async def _ask_by_udp(server: Server, sent: bytes, question: bytes, counters: Co
                             arrived.set_result(answer)
                         return
                     counters["upstream_ignored"] += 1
+                    wrong += 1
+                    if wrong == limits.DNS_UPSTREAM_WRONG_MAX and not arrived.done():
+                        arrived.set_result(None)
             except BlockingIOError:
                 return
             except OSError as error:  # the server's host says that nobody listens there
@@ -191,10 +196,15 @@ async def _ask_by_udp(server: Server, sent: bytes, question: bytes, counters: Co
                 sock.send(sent)
                 await asyncio.wait([arrived], timeout=pause_s)
                 if arrived.done():
-                    return arrived.result()
+                    break
                 pause_s *= 2
         finally:
             loop.remove_reader(sock)
+    answer = arrived.result()
+    if answer is None:
+        counters["upstream_forgeries"] += 1
+        return await _ask_by_tcp(server, sent, question, counters)
+    return answer
 
 
 async def _ask_by_tcp(server: Server, sent: bytes, question: bytes, counters: Counter[str]) -> bytes:

@@ -116,6 +116,25 @@ def test_an_answer_from_another_port_or_address_is_not_seen() -> None:
     run(test)
 
 
+def test_who_guesses_finds_the_question_gone_to_tcp() -> None:
+    async def test() -> None:
+        def behave(message: bytes) -> list[bytes]:
+            if len(resolver.asked) > 1:
+                return [answer_to(message, rest=b"by TCP")]
+            guesses = [bytes((number, message[1] ^ 1)) for number in range(100)]
+            return [guess + answer_to(message)[2:] for guess in guesses] + [
+                answer_to(message, rest=b"guessed")
+            ]
+
+        async with FakeResolver(behave) as resolver:
+            asking, message = Asking(resolver.address), a_query()
+            assert await asking.ask(message) == answer_to(message, rest=b"by TCP")
+            assert asking.counters["upstream_forgeries"] == 1
+            assert asking.counters["upstream_ignored"] <= 2 * limits.DNS_UPSTREAM_WRONG_MAX
+
+    run(test)
+
+
 def test_numbers_and_ports_are_new_each_time() -> None:
     async def test() -> None:
         async with FakeResolver() as resolver:
