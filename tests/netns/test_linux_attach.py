@@ -183,7 +183,7 @@ def test_a_failed_attach_leaves_what_was_there(
     def fail(*_: object) -> None:
         raise LocalError("no route today")
 
-    monkeypatch.setattr(Route, "add_multicast_route", fail)
+    monkeypatch.setattr(Route, "add_link_route", fail)
     with pytest.raises(LocalError, match="no route today"):
         put(host, container, "10.33.0.1/16", "10.34.0.1/16")
     assert addresses(container, "ethwe") == list(before)

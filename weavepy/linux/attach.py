@@ -19,9 +19,11 @@ from weavepy.linux.namespace import Namespace
 from weavepy.linux.rtnl import (
     BRIDGE,
     CONTAINER,
+    DNS_ADDRESS,
     GSO_BYTES_MAX,
     GSO_SEGMENTS_MAX,
     HOST_PREFIX,
+    MULTICAST,
     Link,
     Route,
     quiet_sysctls,
@@ -174,7 +176,9 @@ def _inner_end(container: Route, end: Link) -> Link | None:
 
 
 def _join(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interface], mtu: int) -> None:
-    """Brings the interface up with addresses and multicast route; on failure takes added addresses back."""
+    """Brings the interface up with addresses, and routes for multicast and names; on failure takes added addresses
+    back.
+    """
     present = space.route.addresses()
     for interface in wanted:
         index, prefix = present.get(str(interface.ip), (inner.index, interface.network.prefixlen))
@@ -196,7 +200,8 @@ def _join(space: Namespace, inner: Link, wanted: Sequence[ipaddress.IPv4Interfac
             except OSError as error:
                 raise LocalError(f"cannot add {interface} in the container: {error.strerror}") from None
             undo.callback(space.route.delete_address, inner.index, address, network.prefixlen)
-        space.route.add_multicast_route(inner.index)
+        space.route.add_link_route(inner.index, MULTICAST)
+        space.route.add_link_route(inner.index, f"{DNS_ADDRESS}/32")
         undo.pop_all()
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from weavepy.errors import LocalError
 from weavepy.linux.programs import find_program, run_program
-from weavepy.linux.rtnl import BRIDGE, TAP
+from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS, TAP
 
 TABLE: Final = "weavepy"
 _FAMILIES: Final = ("inet", "bridge")
@@ -39,7 +39,22 @@ _BRIDGE: Final = """\
     type filter hook forward priority filter; policy accept;
     icmpv6 type { nd-router-advert, nd-redirect } drop
     icmp type { router-advertisement, redirect } drop
+    oifname "%(tap)s" arp daddr ip %(dns)s drop
+    iifname "%(tap)s" arp saddr ip %(dns)s drop
 """
+# Every host has the name server's address: what is about it is for this host's containers only.
+_BRIDGE_OWN: Final = """\
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "%(tap)s" arp daddr ip %(dns)s drop
+    iifname "%(tap)s" ip daddr %(dns)s drop
+  }
+  chain output {
+    type filter hook output priority filter; policy accept;
+    oifname "%(tap)s" arp saddr ip %(dns)s drop
+  }
+"""
+_NAMES: Final = {"tap": TAP, "dns": DNS_ADDRESS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +139,11 @@ def inet_rules(exposures: Sequence[Exposure]) -> str:
 
 
 def bridge_rules(exposures: Sequence[Exposure]) -> str:
-    """Returns the chain of `bridge weavepy`.
+    """Returns the chains of `bridge weavepy`.
 
     Where many hosts have the same address, each host's containers shall only hear of their own host's.
     """
-    text = _BRIDGE
+    text = _BRIDGE_OWN % _NAMES + _BRIDGE % _NAMES
     if addresses := sorted({exposure.address for exposure in exposures}):
         text += f'    iifname "{TAP}" arp saddr ip {{ {", ".join(addresses)} }} drop\n'
     return text + "  }\n"

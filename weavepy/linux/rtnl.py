@@ -22,7 +22,10 @@ TAP: Final = "vethwe-tap"
 CONTAINER: Final = "ethwe"
 HOST_PREFIX: Final = "vethwe"  # + the container's namespace inode in hex
 NAME_BYTES_MAX: Final = 15  # IFNAMSIZ - 1
+DNS_ADDRESS: Final = "169.254.67.83"  # of every host's own name server, on its bridge
+MULTICAST: Final = "224.0.0.0/4"
 _RTN_UNICAST: Final = 1
+_SCOPE_LINK: Final = 253
 
 # One TSO frame and its slices' headers must fit one UDP_SEGMENT send of 65,507 bytes; with the kernel's
 # default of 65,536 every full frame would cost a second, tiny send. Set where the frame is born: set on the
@@ -88,6 +91,14 @@ class Route:
             for message in self._call("addr", "dump", family=2)
         }
 
+    def add_link_address(self, index: int, address: str) -> None:
+        """Adds an address of one host's that is no source for anybody else; one that is there already stays."""
+        try:
+            self._call("addr", "add", index=index, address=address, prefixlen=32, scope=_SCOPE_LINK)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
     def add_address(self, index: int, address: str, prefix: int, broadcast: str) -> None:
         # The broadcast address goes along, as `ip addr add ... brd +` does: some programs refuse to broadcast
         # without.
@@ -118,10 +129,10 @@ class Route:
         }
         return sorted(name for index, name in names.items() if index in indexes)
 
-    def add_multicast_route(self, index: int) -> None:
-        """Sends multicast to the overlay, as Weave Net does; an existing route for it is left alone."""
+    def add_link_route(self, index: int, destination: str) -> None:
+        """Sends what is for `destination` out by the interface, without a gateway; an existing route stays."""
         try:
-            self._call("route", "add", dst="224.0.0.0/4", oif=index, scope=253)
+            self._call("route", "add", dst=destination, oif=index, scope=_SCOPE_LINK)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise

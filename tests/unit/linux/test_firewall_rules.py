@@ -28,7 +28,15 @@ def test_advertisements_and_redirects_are_dropped_whatever_is_exposed(exposures:
 
 def test_another_hosts_answer_for_an_address_of_ours_stays_out() -> None:
     assert "arp saddr ip { 10.32.1.9, 10.44.0.9 } drop" in bridge_rules([PLAIN, NAT])
-    assert "arp" not in bridge_rules([])
+    assert "10." not in bridge_rules([])
+
+
+def test_nothing_about_the_name_servers_address_crosses_the_tap() -> None:
+    own, forward = bridge_rules([]).split("chain forward")
+    assert own.count('"vethwe-tap"') == 3
+    assert 'iifname "vethwe-tap" ip daddr 169.254.67.83 drop' in own
+    assert 'oifname "vethwe-tap" arp daddr ip 169.254.67.83 drop' in forward
+    assert 'iifname "vethwe-tap" arp saddr ip 169.254.67.83 drop' in forward
 
 
 def test_forwarding_needs_a_pair_for_each_subnet_and_a_rule_for_bridged_frames() -> None:
