@@ -19,6 +19,7 @@ from weavepy.errors import LocalError
 from weavepy.linux.expose import start_forwarding
 from weavepy.linux.firewall import Exposure, install, listing, open_watch
 from weavepy.linux.forward import keep_forwarding
+from weavepy.runtime.watch import Watch
 
 log = logging.getLogger("weavepy.firewall")
 
@@ -48,29 +49,13 @@ class Firewall:
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        with contextlib.ExitStack() as opened:
+        with contextlib.closing(Watch()) as watch:
             try:
-                watch = opened.enter_context(open_watch())
+                watch.listen(open_watch)
             except OSError as error:
                 log.info("flushed rules are noticed within %.0f s: %s", limits.FIREWALL_CHECK_S, error)
-            else:
-
-                def drain() -> None:
-                    changed.set()
-                    with contextlib.suppress(OSError):  # nothing left, or more than it could hold
-                        while watch.recv(65536):
-                            pass
-
-                loop.add_reader(watch, drain)
-                opened.callback(loop.remove_reader, watch)
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(limits.FIREWALL_CHECK_S):
-                        await changed.wait()
-                        await asyncio.sleep(limits.FIREWALL_SETTLE_S)
-                changed.clear()
+                await watch.news(limits.FIREWALL_CHECK_S, limits.FIREWALL_SETTLE_S)
                 await self.check()
 
     async def check(self) -> None:
