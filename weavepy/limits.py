@@ -52,6 +52,7 @@ ADDRESS_HOLD_S: Final = 30.0  # that a container's addresses stay its own after 
 CLAIM_ANSWER_S: Final = 1.0  # that a claim which needn't succeed may take before it goes on by itself
 LEAVE_FLUSH_S: Final = 0.2  # until everybody has been sent what this host left to him: some gossip turns
 REPAIR_SETTLE_S: Final = 12.0  # that claims after a repair may take: two ticks and a bit
+CONTAINERS_SETTLE_S: Final = 0.05  # after news of interfaces: a container that ends takes several along
 CONTAINERS_PERIOD_S: Final = 5.0  # between looks for containers that have ended
 CONFLICTS_MAX: Final = 8  # with others' rings that are kept to be shown, up to 10 MB each
 CONFLICT_KEPT_S: Final = 180.0  # after it was last heard: six rounds of gossip

@@ -12,7 +12,9 @@ of several. Its addresses stay its own for a while, because a restarted containe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
@@ -20,7 +22,9 @@ from typing import Any, Protocol, TypeVar
 from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.linux.attach import Attachment, attach, attached_inodes, detach, remove_pair, target_identity
+from weavepy.linux.watch import has_ended, open_link_watch, open_process
 from weavepy.runtime.dataplane import EngineLike
+from weavepy.runtime.watch import Watch
 
 log = logging.getLogger("weavepy.attachments")
 
@@ -39,7 +43,7 @@ class Journal(Protocol):
 
 class Attachments:
     """Attaches, detaches and replays. One change at a time. `freed` is told of an owner's addresses that aren't
-    configured any more because the container has ended.
+    configured any more because the container has ended, `changed` when `is_running` may say something else.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Attachments:
         *,
         mtu: int,
         freed: Callable[[str, Sequence[str]], None] = lambda _owner, _cidrs: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.present: dict[int, Attachment] = {}  # by the namespace's inode
         self._owners: dict[int, str] = {}  # what each was called first, also of those that have ended
@@ -57,6 +62,10 @@ class Attachments:
             int, tuple[float, Sequence[str]]
         ] = {}  # when it was seen, and what addresses it had
         self._freed = freed
+        self._changed = changed
+        self._watch: Watch | None = None
+        self._processes: dict[int, int] = {}  # descriptors of those that targets named, by inode
+        self._dead: set[int] = set()  # inodes whose process has ended
         self._journal = journal
         self._engine = engine
         self._executor = executor
@@ -82,6 +91,15 @@ class Attachments:
     def cidrs(self, owner: str) -> list[str]:
         """Returns what an owner has configured."""
         return [cidr for attachment in self.of(owner) for cidr in attachment.cidrs]
+
+    def is_running(self, owner: str) -> bool:
+        """Tells whether a container runs, as far as it is attached here: its interface is there, and the process that
+        was named, if one was.
+        """
+        return any(
+            self._owners[inode] == owner and inode not in self._ended and inode not in self._dead
+            for inode in self.present
+        )
 
     async def owner(self, target: str) -> str:
         """Returns what the container was called when it was attached first: its addresses are given to that name.
@@ -143,24 +161,49 @@ class Attachments:
         return in_use
 
     async def run(self, clock: Callable[[], float]) -> None:
-        """Looks for containers that have ended, until it is cancelled."""
-        while True:
-            await asyncio.sleep(limits.CONTAINERS_PERIOD_S)
+        """Looks for containers that have ended, until it is cancelled: when the kernel has news, and now and then."""
+        with contextlib.closing(Watch()) as watch:
+            self._watch = watch
             try:
-                await self.look(clock())
+                watch.listen(open_link_watch)
             except OSError as error:
-                log.warning("cannot look for containers that have ended: %s", error.strerror)
+                log.info(
+                    "ended containers are noticed within %.0f s: %s",
+                    limits.CONTAINERS_PERIOD_S,
+                    error.strerror,
+                )
+            for descriptor in self._processes.values():
+                watch.add(descriptor)
+            try:
+                while True:
+                    await watch.news(limits.CONTAINERS_PERIOD_S, limits.CONTAINERS_SETTLE_S)
+                    try:
+                        await self.look(clock())
+                    except OSError as error:
+                        log.warning("cannot look for containers that have ended: %s", error.strerror)
+            finally:
+                self._watch = None
+                for inode in list(self._processes):
+                    self._drop_process(inode)
 
     async def look(self, now: float) -> None:
         """Notices which containers have ended, and forgets those of which that is known long enough."""
         async with self._turn:
             alive = await self._run(attached_inodes)
+            before = (len(self._ended), len(self._dead))
+            for inode, descriptor in list(self._processes.items()):
+                if has_ended(descriptor):
+                    log.info("%s: the process has ended", self.present[inode].target)
+                    self._dead.add(inode)
+                    self._drop_process(inode)
             for inode, attachment in self.present.items():
                 if inode in alive:
                     self._ended.pop(inode, None)
                 elif inode not in self._ended:
                     log.info("%s: the container has ended, its addresses are free soon", attachment.target)
                     self._ended[inode] = (now, attachment.cidrs)
+            if before != (len(self._ended), len(self._dead)):
+                self._changed()
             for inode, (since, cidrs) in list(self._ended.items()):
                 if now - since < limits.ADDRESS_HOLD_S:
                     continue
@@ -174,6 +217,8 @@ class Attachments:
     def _forget(self, inode: int, left: Attachment | None) -> None:
         self._owners.pop(inode, None)
         self._ended.pop(inode, None)
+        self._dead.discard(inode)
+        self._drop_process(inode)
         if gone := self.present.pop(inode, left):
             self._engine.mac_unpin(gone.mac)
 
@@ -188,6 +233,30 @@ class Attachments:
         if ended is not None and last_owner is not None and last_owner != owner:
             self._freed(last_owner, ended[1])  # the number of its namespace is somebody else's now
         self._engine.mac_pin(attachment.mac)
+        self._watch_process(attachment)
+        self._changed()
+
+    def _watch_process(self, attachment: Attachment) -> None:
+        """Takes note of the process that a target names: of the latest one, if there were several."""
+        inode = attachment.netns_inode
+        if not attachment.target.startswith("pid:"):
+            return
+        self._drop_process(inode)
+        self._dead.discard(inode)
+        try:
+            descriptor = self._processes[inode] = open_process(int(attachment.target.removeprefix("pid:")))
+        except OSError:
+            self._dead.add(inode)  # between its attach and now
+            return
+        if self._watch is not None:
+            self._watch.add(descriptor)
+
+    def _drop_process(self, inode: int) -> None:
+        descriptor = self._processes.pop(inode, None)
+        if descriptor is not None:
+            if self._watch is not None:
+                self._watch.discard(descriptor)
+            os.close(descriptor)
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

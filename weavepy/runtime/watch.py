@@ -1,8 +1,8 @@
 """Waits for news from the kernel on sockets and other descriptors, or for the time when one looks all the same.
 
-Rules of this file. News that come together are one. A descriptor is read until it is empty, whatever it says: whoever is
-woken looks for himself at what there is. The thing people get wrong: a process descriptor stays readable for ever once
-the process has ended, so it must be dropped by whoever was woken.
+Rules of this file. News that come together are one. A socket is read until it is empty, whatever it says: whoever is
+woken looks for himself at what there is. The thing people get wrong: a process's descriptor stays readable for ever
+once the process has ended, so it is forgotten when it has woken somebody.
 """
 
 from __future__ import annotations

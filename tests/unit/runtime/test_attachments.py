@@ -1,6 +1,7 @@
 """Attached containers: what is stored, what is pinned, and what comes back after a restart."""
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ class Machine:
         self.inodes = {"pid:7": 70, "netns:seven": 70, "pid:8": 80}
         self.boot_id = "first boot"
         self.addresses: dict[int, list[str]] = {}
+        self.processes: dict[int, int] = {}
 
     def attach(self, target: str, cidrs: Sequence[str], *, mtu: int) -> Attachment:
         inode = self.inode(target)
@@ -39,6 +41,14 @@ class Machine:
         left = [cidr for cidr in self.addresses[inode] if cidrs and cidr not in cidrs]
         self.addresses[inode] = left
         return self.describe(target, inode)
+
+    def open_process(self, pid: int) -> int:
+        """Returns a descriptor that becomes readable when `end_process` is called."""
+        reading, self.processes[pid] = os.pipe()
+        return reading
+
+    def end_process(self, pid: int) -> None:
+        os.close(self.processes.pop(pid))
 
     def remove_pair(self, inode: int) -> None:
         self.addresses.pop(inode, None)
@@ -72,14 +82,17 @@ SEVEN, EIGHT = bytes([2, 0, 0, 0, 0, 70]), bytes([2, 0, 0, 0, 0, 80])
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     value = Machine()
     monkeypatch.setattr(module, "attach", value.attach)
     monkeypatch.setattr(module, "detach", value.detach)
     monkeypatch.setattr(module, "target_identity", value.identity)
     monkeypatch.setattr(module, "remove_pair", value.remove_pair)
     monkeypatch.setattr(module, "attached_inodes", lambda: set(value.addresses))
-    return value
+    monkeypatch.setattr(module, "open_process", value.open_process)
+    yield value
+    for descriptor in value.processes.values():
+        os.close(descriptor)
 
 
 @pytest.fixture
@@ -407,3 +420,53 @@ def test_the_same_container_by_another_name_has_one_owner(store: Store) -> None:
         assert cast(dict[str, Any], store.items("attach/")["attach/70"])["owner"] == "pid:7"
 
     run(store, Pins(), scenario)
+
+
+def test_a_container_whose_process_has_ended_runs_no_more_and_keeps_its_address(
+    machine: Machine, store: Store
+) -> None:
+    async def scenario(attachments: Attachments) -> None:
+        changed = asyncio.Event()
+        attachments._changed = changed.set
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        watching = asyncio.create_task(attachments.run(lambda: 0.0))
+        await attachments.attach("pid:8", ["10.0.0.2/24"])
+        assert attachments.is_running("pid:7")
+        assert not attachments.is_running("pid:9")
+        for pid, other in (
+            (7, "pid:8"),
+            (8, ""),
+        ):  # one that was there before it watched, and one that came later
+            changed.clear()
+            machine.end_process(pid)
+            async with asyncio.timeout(4.0):
+                await changed.wait()
+            assert not attachments.is_running(f"pid:{pid}")
+            assert not other or attachments.is_running(other)
+        assert attachments.cidrs("pid:7") == ["10.0.0.1/24"]
+        # The container lives on by another of its processes.
+        machine.inodes["pid:12"] = 70
+        await attachments.attach("pid:12", ["10.0.0.1/24"], await attachments.owner("pid:12"))
+        assert attachments.is_running("pid:7")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        assert attachments._processes == {}
+
+    run(store, Pins(), scenario)
+
+
+def test_a_process_that_ended_while_it_was_attached(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_pid: int) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(module, "open_process", gone)
+
+    async def scenario(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        assert not attachments.is_running("pid:7")
+        await attachments.detach("pid:7", [])
+
+    run(store, Pins(), scenario)
+    assert machine.processes == {}
