@@ -314,8 +314,6 @@ def router(
         overlays=overlays,
         trusted_subnets=parse_subnets(trusts),
     )
-    r = Router(
-        config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses, names=names
-    )
+    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses, names=names)
     r.start(0.0)
     return r

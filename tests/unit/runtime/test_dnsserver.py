@@ -7,7 +7,6 @@ import contextlib
 import random
 import socket
 import struct
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -444,8 +443,7 @@ def test_connections_are_bounded_by_source_and_in_all(run: Run, monkeypatch: pyt
 # ---- everything together
 
 
-def test_no_message_costs_more_than_a_millisecond(run: Run) -> None:
-    """Measured as the processor's time of the best of several tries; what is slow by itself is slow in all of them."""
+def test_whatever_is_asked_the_answer_is_short(run: Run) -> None:
     hostile = [
         b"\xff" * 513,
         a_query("web.", payload=1232, options=bytes(400)),
@@ -459,14 +457,11 @@ def test_no_message_costs_more_than_a_millisecond(run: Run) -> None:
 
     async def test(world: World) -> None:
         for message in hostile:
-            best = min(self_time(world, message) for _ in range(10))
-            assert best < 0.001, message[:40]
-
-    def self_time(world: World, message: bytes) -> float:
-        world.clock.now += 1
-        began = time.thread_time()
-        world.server.handle(message, "127.0.0.1", tcp=False, reply=lambda _answer: None)
-        return time.thread_time() - began
+            answers: list[bytes] = []
+            world.clock.now += 1
+            world.server.handle(message, "127.0.0.1", tcp=False, reply=answers.append)
+            assert len(answers) <= 1
+            assert all(len(answer) <= min(1232, 10 * len(message)) for answer in answers), message[:40]
 
     run(test)
 
