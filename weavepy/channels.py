@@ -49,7 +49,12 @@ class Channels:
         self.names: NamesChannel | None = None
         if names is not None:
             self.names = NamesChannel(
-                names, peers=network.topology.records, gossip=gossip, emit=emit, stored=stored
+                names,
+                peers=network.topology.records,
+                reachable=network.reachable,
+                gossip=gossip,
+                emit=emit,
+                stored=stored,
             )
         self._held = [channel for channel in (self.addresses, self.names) if channel is not None]
         for channel in self._held:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import fcntl
 import ipaddress
 import json
 import logging
@@ -24,7 +23,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,12 +31,15 @@ from typing import Any
 
 from weavepy import __version__, _fastpath, limits
 from weavepy.errors import LocalError, UsageError
+from weavepy.linux.dnsaddress import remove_dns_address
 from weavepy.linux.expose import remove_addresses
 from weavepy.linux.firewall import remove_tables
 from weavepy.linux.forward import remove_forwarding
-from weavepy.linux.overlay import Overlay, create_overlay, preflight, remove_overlay
+from weavepy.linux.overlay import preflight, remove_overlay
 from weavepy.linux.target import read_boot_id
 from weavepy.mesh.trust import parse_subnets
+from weavepy.names.config import NamesConfig
+from weavepy.names.stored import PREFIX as NAMES_PREFIX
 from weavepy.router import Router, RouterConfig
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressplan import check_routes
@@ -45,20 +47,20 @@ from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.allocations import Allocations
 from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.api import Api
-from weavepy.runtime.apisockets import SOCKET_NAME, open_tcp_socket, open_unix_socket
+from weavepy.runtime.apisockets import SOCKET_NAME
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.collector import keep_collector_away
-from weavepy.runtime.control import open_listener
 from weavepy.runtime.credentials import KEY_FILE, PASSWORD_FILE
 from weavepy.runtime.dataplane import DataPlane
-from weavepy.runtime.datasocket import open_data_sockets, open_df_socket
 from weavepy.runtime.exposures import PREFIX as EXPOSE_PREFIX
 from weavepy.runtime.exposures import Exposures
 from weavepy.runtime.firewall import Firewall
+from weavepy.runtime.hostparts import HostParts, lock_run_dir, open_host
 from weavepy.runtime.launch import Launch, Settings, settle
 from weavepy.runtime.logs import FILE_NAME, start_logging
+from weavepy.runtime.naming import Naming
 from weavepy.runtime.operator import Operator
-from weavepy.runtime.options import DEFAULT_STATUS_ADDRESS, LaunchOptions, split_host_port
+from weavepy.runtime.options import parse_domain
 from weavepy.runtime.shell import Shell
 from weavepy.runtime.targets import Targets
 from weavepy.store import Store
@@ -67,7 +69,6 @@ from weavepy.wire.peername import format_peer_name
 
 log = logging.getLogger("weavepy.daemon")
 
-PID_FILE = "weavepy.pid"
 CRASH_FILE = "crash.log"
 STATE_FILE = "weavepy.db"
 WORKERS = 4  # name lookups and attaches at once
@@ -131,7 +132,7 @@ def _read_launch() -> Launch:
 def _run(launch: Launch, ready: _Ready) -> None:
     preflight()
     with contextlib.ExitStack() as opened:
-        _lock_run_dir(launch.run_dir, opened)
+        lock_run_dir(launch.run_dir, opened)
         store = Store(launch.state_dir / STATE_FILE)
         opened.callback(store.close)
         settings = settle(launch, store, _fastpath.CIPHERS)
@@ -145,7 +146,7 @@ def _run(launch: Launch, ready: _Ready) -> None:
         faulthandler.enable(crash)
         overlaps = check_routes(settings.options.address_plan(), in_use=bool(settings.stored_addresses))
         settings = replace(settings, warnings=settings.warnings + overlaps)
-        host = _open_host(launch, settings, opened)
+        host = open_host(launch, settings, opened)
         settings.keep(store)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -155,100 +156,7 @@ def _run(launch: Launch, ready: _Ready) -> None:
             raise
 
 
-def _lock_run_dir(run_dir: Path, opened: contextlib.ExitStack) -> None:
-    """Makes the run directory ours until we end, however we end: the kernel drops the lock, a file would
-    stay.
-    """
-    path = run_dir / PID_FILE
-    try:
-        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise LocalError(f"cannot use {run_dir}: {error.strerror}; choose another --run-dir") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise LocalError(
-            f"already running (pid {pid}); stop it first with `weavepy stop`, "
-            "or launch another router with its own --run-dir, --state-dir and --port"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    opened.callback(os.close, descriptor)
-    # Before the lock goes: whoever sees no file starts afresh, whoever sees it can't lock it yet.
-    opened.callback(path.unlink, missing_ok=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What was opened for one run: sockets, the overlay and the engine on it."""
-
-    listener: socket.socket
-    api_sockets: tuple[tuple[socket.socket, bool], ...]  # (socket, serves everything)
-    overlay: Overlay
-    engine: _fastpath.Engine
-    warnings: tuple[str, ...]
-
-
-def _open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack) -> _Host:
-    options = settings.options
-    off = options.offloads_off()
-    listener = open_listener(options.host, options.port)
-    opened.callback(listener.close)
-    data_sockets = open_data_sockets(options.host or None, options.port, options.shards)
-    opened.callback(_close_all, data_sockets)
-    df_socket = open_df_socket(data_sockets[0])
-    opened.callback(os.close, df_socket)
-    api_sockets, warnings = _open_api_sockets(launch, options, opened)
-    overlay = create_overlay(
-        mac=settings.name.to_bytes(6, "big"),
-        mtu=options.mtu,
-        queues=options.shards,
-        no_offload=off & {"csum", "tso", "uso"},
-    )
-    opened.callback(_close_all, overlay.tap_fds)
-    engine = _fastpath.Engine(
-        settings.name,
-        overlay.tap_fds,
-        data_sockets,
-        df_fd=df_socket,
-        gso="gso" not in off,
-        gro="gro" not in off,
-        uso="uso" in overlay.offloads,
-        mtu=options.mtu,
-    )
-    return _Host(listener, api_sockets, overlay, engine, warnings)
-
-
-def _open_api_sockets(
-    launch: Launch, options: LaunchOptions, opened: contextlib.ExitStack
-) -> tuple[tuple[tuple[socket.socket, bool], ...], tuple[str, ...]]:
-    path = launch.run_dir / SOCKET_NAME
-    sockets = [(open_unix_socket(path), True)]
-    opened.callback(path.unlink, missing_ok=True)
-    opened.callback(sockets[0][0].close)
-    warnings: tuple[str, ...] = ()
-    wanted = DEFAULT_STATUS_ADDRESS if options.status_addr is None else options.status_addr
-    for flag, text, full in (("--status-addr", wanted, False), ("--http-addr", options.http_addr, True)):
-        if not text:
-            continue
-        try:
-            sock = open_tcp_socket(*split_host_port(text, flag), flag)
-        except LocalError as error:
-            if full or options.status_addr is not None:
-                raise
-            warnings += (f"no status over HTTP: {error}",)
-        else:
-            opened.callback(sock.close)
-            sockets.append((sock, full))
-            if full and not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
-                warnings += (f"{flag} {text}: whoever can reach that address controls this router",)
-    return tuple(sockets), warnings
-
-
-async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, ready: _Ready) -> None:
+async def _serve(launch: Launch, settings: Settings, store: Store, host: HostParts, ready: _Ready) -> None:
     """Runs the router until somebody asks it to stop."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -268,7 +176,8 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             entropy=entropy,
             scanner=_fastpath,
             addresses=plan.config(settings.name, options.nickname_or_default(), read_boot_id()),
-            stored=settings.stored_addresses,
+            names=_names_config(settings),
+            stored=settings.stored_addresses | _stored_names(store),
         )
         data_plane = DataPlane(host.engine)
         shell: Shell
@@ -279,6 +188,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             persist=lambda key, value: _keep(store, key, targets.with_unresolved(key, value)),
             answered=lambda answer: allocations.answered(answer),
             expired=lambda: addressing.expired(),
+            changed=lambda: names.look(),
             clock=_clock,
             executor=disk,
             conn_limit=options.max_connections(),
@@ -291,13 +201,23 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             workers,
             mtu=options.mtu,
             freed=lambda owner, cidrs: addressing.freed(owner, cidrs),
+            changed=lambda: names.settle(),
+        )
+        names = Naming(
+            options,
+            router.names,
+            attachments,
+            journal=store,
+            executor=disk,
+            handle=shell.handle,
+            nicknames=lambda: _nicknames(router.report(shell.clock())),
         )
         firewall = Firewall(workers)
         exposures = Exposures(store, firewall, workers, mac=settings.name.to_bytes(6, "big"))
         announcements = Announcements(
             workers, connected=router.is_connected, known=lambda: addressing.configured()
         )
-        addressing = Addressing(allocations, attachments, exposures, announcements)
+        addressing = Addressing(allocations, attachments, exposures, announcements, names)
         space = AddressSpace(
             router.addresses,
             allocations,
@@ -307,6 +227,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             clock=shell.clock,
         )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
+        warnings += await names.open(addressing.subnets)
         operator = Operator(
             router,
             shell,
@@ -316,6 +237,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             exposures,
             addressing,
             space,
+            names,
             warnings=warnings,
             interface=f"{host.overlay.tap} (via TAP)",
             tap_offloads=host.overlay.offloads,
@@ -330,7 +252,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
         try:
             targets.start()
             operator.ready = True
-            replay = loop.create_task(_replay(attachments, addressing, shell.clock))
+            replay = loop.create_task(_replay(attachments, addressing, names, shell.clock))
             keeping = (firewall.run(), announcements.run(), attachments.run(shell.clock))
             kept = [loop.create_task(task) for task in keeping]
             join = loop.create_task(targets.connect(settings.peers, replace=False, keep_unresolved=True))
@@ -356,12 +278,16 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: _Host, 
             addressing.stop()
             operator.end_captures()
             targets.stop()
+            await names.close()
             await shell.stop()
             await api.close()
 
 
-async def _replay(attachments: Attachments, addressing: Addressing, clock: Callable[[], float]) -> None:
+async def _replay(
+    attachments: Attachments, addressing: Addressing, names: Naming, clock: Callable[[], float]
+) -> None:
     addressing.settle(await attachments.replay(clock()))
+    names.settle()
 
 
 def _clock() -> float:
@@ -396,6 +322,21 @@ def _router_config(settings: Settings) -> RouterConfig:
     )
 
 
+def _names_config(settings: Settings) -> NamesConfig | None:
+    if settings.options.no_dns:
+        return None
+    return NamesConfig(settings.name, time.time, parse_domain(settings.options.dns_domain))
+
+
+def _stored_names(store: Store) -> dict[str, str]:
+    """Returns what the last run kept of its names, as the router wrote it."""
+    return {key: json.dumps(value) for key, value in store.items(NAMES_PREFIX).items()}
+
+
+def _nicknames(router: Mapping[str, Any]) -> dict[str, str]:
+    return {peer["Name"]: peer["NickName"] for peer in router["Peers"] or ()}
+
+
 def _overlays(settings: Settings) -> tuple[str, ...]:
     """What is offered to peers, in Weave Net's order."""
     ours = () if settings.options.no_fastpath else (OVERLAY,)
@@ -420,9 +361,10 @@ def reset(state_dir: Path, run_dir: Path) -> list[str]:
     removed: list[str] = []
     with contextlib.ExitStack() as opened:
         if run_dir.is_dir():
-            _lock_run_dir(run_dir, opened)
+            lock_run_dir(run_dir, opened)
         removed += [f"rules of {name}" for name in (*remove_forwarding(), *remove_tables())]
         _take_back_exposed(state_dir / STATE_FILE)
+        remove_dns_address()  # from a bridge that stays
         removed += [f"interface {name}" for name in remove_overlay()]
         state = [STATE_FILE + suffix for suffix in ("", "-wal", "-shm", ".lock")]
         run = [SOCKET_NAME, FILE_NAME, CRASH_FILE, *(f"{FILE_NAME}.{n}" for n in range(1, 10))]
@@ -464,12 +406,6 @@ def _let_go_of_terminal() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

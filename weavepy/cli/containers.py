@@ -14,24 +14,51 @@ import click
 from weavepy import limits
 from weavepy.cli import CommandError
 from weavepy.cli.config import run_dir_option
+from weavepy.cli.dns import HELP
 from weavepy.client import Client
 
 EXPOSE = "weave:expose"  # Weave Net's name for the bridge
 _ATTACH_TIMEOUT_S = limits.ADDRESS_WAIT_S + 30.0
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.argument("target")
+@click.option("-h", "names", multiple=True, metavar="NAME", help="Call it so; may be given several times.")
+@click.option("--without-dns", is_flag=True, help="Tell nobody its names.")
+@click.option("--rewrite-hosts", is_flag=True, help="Write its names into its /etc/hosts (pid:N only).")
+@click.option(
+    "--add-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME:IP",
+    help="Write this into its /etc/hosts (pid:N only).",
+)
 @run_dir_option
-def attach(addresses: tuple[str, ...], target: str, run_dir: str) -> None:
+def attach(
+    addresses: tuple[str, ...],
+    target: str,
+    names: tuple[str, ...],
+    without_dns: bool,
+    rewrite_hosts: bool,
+    hosts: tuple[str, ...],
+    run_dir: str,
+) -> None:
     """Give TARGET an address of its own on the overlay.
 
     TARGET is pid:N, netns:NAME or the path of a network namespace. ADDRESS is net:10.32.2.0/24 for any of a subnet, or
     10.32.1.1/24 (also ip:10.32.1.1/24) for this one; without any it is net:default. The address comes back after a
     restart of the router, as long as the container lives.
     """
-    answer = Client(run_dir).post("/attach", {"target": target, "cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)
+    request: dict[str, Any] = {"target": target, "cidrs": list(addresses)}
+    wishes: dict[str, Any] = {
+        "names": list(names),
+        "hosts": list(hosts),
+        "rewrite_hosts": rewrite_hosts,
+        "without_dns": without_dns,
+    }
+    request |= {key: value for key, value in wishes.items() if value}
+    answer = Client(run_dir).post("/attach", request, _ATTACH_TIMEOUT_S)
     _warn(answer)
     _tell(answer["given"])
 
@@ -46,17 +73,24 @@ def detach(addresses: tuple[str, ...], target: str, run_dir: str) -> None:
     _tell(answer["removed"])
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@click.option(
+    "-h", "names", multiple=True, metavar="FQDN", help="Call this host so; may be given several times."
+)
 @click.option("--without-masquerade", is_flag=True, help="Don't hide containers behind this host.")
 @run_dir_option
-def expose(addresses: tuple[str, ...], without_masquerade: bool, run_dir: str) -> None:
+def expose(
+    addresses: tuple[str, ...], names: tuple[str, ...], without_masquerade: bool, run_dir: str
+) -> None:
     """Give this host an address of its own on the overlay, or those that ADDRESS says, as for attach.
 
     The host and the containers of the subnet reach each other, and the containers that have a route by it reach beyond
     the host. It comes back after a restart.
     """
     request = {"cidrs": list(addresses), "masquerade": not without_masquerade}
+    if names:
+        request["names"] = list(names)
     answer = Client(run_dir).post("/expose", request, _ATTACH_TIMEOUT_S)
     _warn(answer)
     _tell(answer["exposed"])

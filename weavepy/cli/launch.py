@@ -119,6 +119,12 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 )
 @click.option("--no-dns", is_flag=True, envvar=_env("NO_DNS"), help="Answer no questions about names.")
 @click.option(
+    "--dns-on-host",
+    is_flag=True,
+    envvar=_env("DNS_ON_HOST"),
+    help="Have this host itself resolve the containers' names, by systemd-resolved.",
+)
+@click.option(
     "--dns-domain",
     envvar=_env("DNS_DOMAIN"),
     metavar="DOMAIN",

@@ -17,8 +17,11 @@ from weavepy.cli.config import RUN_DIR, STATE_DIR, run_dir_option, state_dir_opt
 
 # NET_ADMIN: bridge, TAP, veth. NET_RAW: announcing a container's address. SYS_ADMIN and SYS_PTRACE: entering
 # a container's network namespace by its pid. CHOWN: giving the API's socket to the group weavepy.
-# DAC_READ_SEARCH: reading the operator's password file.
-_CAPABILITIES = "CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_READ_SEARCH"
+# DAC_READ_SEARCH: reading the operator's password file. NET_BIND_SERVICE: the port of DNS.
+_CAPABILITIES = " ".join(
+    f"CAP_{name}"
+    for name in "NET_ADMIN NET_RAW NET_BIND_SERVICE SYS_ADMIN SYS_PTRACE CHOWN DAC_READ_SEARCH".split()
+)
 
 _UNIT = """\
 [Unit]

@@ -22,11 +22,11 @@ _TAIL_BYTES_PER_LINE = 512  # generous; reading a bit too much costs nothing
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["connections", "peers", "targets", "ipam"]), required=False)
+@click.argument("what", type=click.Choice(["connections", "peers", "targets", "ipam", "dns"]), required=False)
 @run_dir_option
 @click.pass_context
 def status(ctx: click.Context, what: str | None, run_dir: str) -> None:
-    """Show how the router is, or its connections, peers, targets or addresses.
+    """Show how the router is, or its connections, peers, targets, addresses or names.
 
     Exits with 0 if all is well, 1 if something needs attention, 3 if the router isn't running.
     """

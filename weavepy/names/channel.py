@@ -111,8 +111,12 @@ class NamesChannel:
         gossip: Gossip,
         emit: Callable[[Effect], None],
         stored: Mapping[str, str] | None = None,
+        reachable: Callable[[PeerName], bool] = lambda _peer: True,
     ) -> None:
-        """`stored`: what was persisted by the last run."""
+        """`stored`: what was persisted by the last run. `reachable`: whether frames get to a peer, ourselves too."""
+        self.reachable = reachable
+        self.own = config.own
+        self.domain = config.domain
         self.records = Records(config.own)
         self.skewed = 0  # messages that were not taken, since the clocks differ
         self._config = config

@@ -74,6 +74,11 @@ class Records:
         """Tells whether a name has a live entry."""
         return name.lower() in self._by_name
 
+    @property
+    def live_count(self) -> int:
+        """How many entries resolve."""
+        return len(self._entries) - sum(map(len, self._removed.values()))
+
     def of_origin(self, origin: PeerName) -> list[NameEntry]:
         """Returns the entries of one peer, removed ones too."""
         return [self._entries[identity] for identity in self._by_origin.get(origin, ())]

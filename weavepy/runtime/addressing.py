@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any
+from typing import Any, Protocol
 
 from weavepy import limits
 from weavepy.errors import LocalError
@@ -26,6 +26,13 @@ from weavepy.runtime.waiting import unless_gone
 log = logging.getLogger("weavepy.addressing")
 
 
+class Names(Protocol):
+    """The part of `naming.Naming` that is used here."""
+
+    def released(self, owner: str, address: IPv4Address) -> None: ...
+    async def moved(self, owner: str, old: IPv4Address, new: IPv4Address) -> None: ...
+
+
 class Addressing:
     """Attaches, detaches, exposes and hides, with addresses of the range where none are named."""
 
@@ -35,18 +42,31 @@ class Addressing:
         attachments: Attachments,
         exposures: Exposures,
         announcements: Announcements,
+        names: Names | None = None,
     ) -> None:
         self._allocations = allocations
         allocations.in_use = self.is_configured
         self._attachments = attachments
         self._exposures = exposures
         self._announcements = announcements
+        self._names = names
+        self._known_cidrs: frozenset[str] = frozenset()
+        self._subnets: list[IPv4Network] = []
         self._expiring: set[asyncio.Task[None]] = set()
         self._claims: dict[asyncio.Task[LocalError | None], tuple[str, IPv4Address]] = {}
 
     def configured(self) -> list[tuple[bytes, str]]:
         """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
         return [*self._attachments.addresses(), *self._exposures.addresses()]
+
+    def subnets(self) -> list[IPv4Network]:
+        """Returns the subnets that containers and this host have addresses of, and the one they would get them of."""
+        cidrs = frozenset(cidr for _, cidr in self.configured())
+        if cidrs != self._known_cidrs:
+            self._known_cidrs = cidrs
+            self._subnets = sorted({IPv4Interface(cidr).network for cidr in cidrs})
+        usual = self._allocations.subnet
+        return self._subnets if usual is None or usual in self._subnets else [usual, *self._subnets]
 
     def is_configured(self, owner: str, address: IPv4Address) -> bool:
         """Tells whether an owner has an address on an interface here."""
@@ -141,6 +161,8 @@ class Addressing:
             for task in [task for task, what in self._claims.items() if what == (owner, address)]:
                 task.cancel()  # or it would be claimed, for ever, once somebody can say so
             self._allocations.free_unused(owner, address)
+            if self._names is not None and not self.is_configured(owner, address):
+                self._names.released(owner, address)
 
     # ---- the host itself
 
@@ -206,6 +228,8 @@ class Addressing:
             except BaseException:
                 self._allocations.take_back(owner, given)
                 raise
+        if self._names is not None:
+            await self._names.moved(owner, address, given.interfaces[0].ip)
         if attachment is None:
             await self.hide([str(old)])
         else:

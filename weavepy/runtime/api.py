@@ -29,7 +29,10 @@ from weavepy.runtime.addresses import plain_host
 from weavepy.runtime.allocations import NotInTimeError
 from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
 from weavepy.runtime.captures import DIRECTIONS, Capture
+from weavepy.runtime.dnstext import render_dns
 from weavepy.runtime.ipamtext import render_ipam
+from weavepy.runtime.nameapi import NameApi, NameControl, is_weave_nets_name
+from weavepy.runtime.wishes import KEYS, NAMES_MAX, Wishes, parse_wishes
 
 log = logging.getLogger("weavepy.api")
 
@@ -48,16 +51,25 @@ class Control(Protocol):
     def ready(self) -> bool: ...
     @property
     def addresses(self) -> AddressControl: ...
+    @property
+    def names(self) -> NameControl: ...
     def report(self) -> dict[str, Any]: ...
     def figures(self) -> dict[str, Any]: ...
     async def connect(
         self, peers: Sequence[str], *, replace: bool, wait_s: float
     ) -> list[dict[str, Any]]: ...
     async def forget(self, peers: Sequence[str], *, known_only: bool) -> None: ...
-    async def attach(self, target: str, cidrs: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]: ...
+    async def attach(
+        self, target: str, cidrs: Sequence[str], gone: Callable[[], bool], wishes: Wishes
+    ) -> dict[str, Any]: ...
     async def detach(self, target: str, cidrs: Sequence[str]) -> dict[str, Any]: ...
     async def expose(
-        self, cidrs: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+        self,
+        cidrs: Sequence[str],
+        gone: Callable[[], bool],
+        *,
+        masquerade: bool,
+        names: Sequence[str] = (),
     ) -> dict[str, Any]: ...
     async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]: ...
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture: ...
@@ -86,6 +98,7 @@ class Api:
             web.get("/status/peers", self._text(status.render_peers)),
             web.get("/status/targets", self._text(status.render_targets)),
             web.get("/status/ipam", self._text(render_ipam)),
+            web.get("/status/dns", self._text(render_dns)),
             web.get("/report", self._report),
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
@@ -101,6 +114,7 @@ class Api:
                 web.post("/hide", self._hide),
                 web.post("/stop", self._stop),
                 *AddressApi(self._control.addresses).routes(),
+                *NameApi(self._control.names).routes(),
             ]
         if sock.family == socket.AF_UNIX:
             routes.append(web.post("/capture", self._capture))
@@ -195,10 +209,10 @@ class Api:
         return _json({})
 
     async def _attach(self, request: web.Request) -> web.Response:
-        body = await read_json(request, {"target", "cidrs"})
+        body = await read_json(request, {"target", "cidrs", *KEYS})
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        target = one_text(body, "target")
-        return _json(await self._control.attach(target, cidrs, lambda: is_gone(request)))
+        target, wishes = one_text(body, "target"), parse_wishes(body)
+        return _json(await self._control.attach(target, cidrs, lambda: is_gone(request), wishes))
 
     async def _detach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
@@ -206,12 +220,16 @@ class Api:
         return _json(await self._control.detach(one_text(body, "target"), cidrs))
 
     async def _expose(self, request: web.Request) -> web.Response:
-        body = await read_json(request, {"cidrs", "masquerade"})
+        body = await read_json(request, {"cidrs", "masquerade", "names"})
         masquerade = body.get("masquerade", True)
         if not isinstance(masquerade, bool):
             raise LocalError('"masquerade" must be true or false')
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        return _json(await self._control.expose(cidrs, lambda: is_gone(request), masquerade=masquerade))
+        names = texts(body, "names", NAMES_MAX, at_least=0)
+        exposed = await self._control.expose(
+            cidrs, lambda: is_gone(request), masquerade=masquerade, names=names
+        )
+        return _json(exposed)
 
     async def _expose_one(self, request: web.Request) -> web.Response:
         """Weave Net's form: all of it in the address."""
@@ -310,7 +328,8 @@ def _accepts_json(request: web.Request) -> bool:
 
 def _error(request: web.Request, text: str, code: int) -> web.Response:
     readable = ("/status", "/report", "/metrics", "/healthz")
-    plain = is_form(request) or is_weave_nets(request.path) or request.path.startswith(readable)
+    weave_nets = is_weave_nets(request.path) or is_weave_nets_name(request.path)
+    plain = is_form(request) or weave_nets or request.path.startswith(readable)
     return web.Response(text=text + "\n", status=code) if plain else _json({"error": text}, code)
 
 

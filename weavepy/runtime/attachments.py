@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.linux.attach import Attachment, attach, attached_inodes, detach, remove_pair, target_identity
+from weavepy.linux.target import is_target
 from weavepy.linux.watch import has_ended, open_link_watch, open_process
 from weavepy.runtime.dataplane import EngineLike
 from weavepy.runtime.watch import Watch
@@ -100,6 +101,17 @@ class Attachments:
             self._owners[inode] == owner and inode not in self._ended and inode not in self._dead
             for inode in self.present
         )
+
+    def stopped(self) -> set[str]:
+        """Returns the owners that are attached here, or were lately, and don't run."""
+        return {owner for owner in set(self._owners.values()) if not self.is_running(owner)}
+
+    async def known_owner(self, target: str) -> str:
+        """Returns what a container was called when it was attached first, or else what it is called now."""
+        try:
+            return await self.owner(target) if is_target(target) else target
+        except LocalError:
+            return target
 
     async def owner(self, target: str) -> str:
         """Returns what the container was called when it was attached first: its addresses are given to that name.

@@ -31,23 +31,25 @@ async def open_dns(
     entropy: Entropy,
     services: Services = lambda _name: (),
     clock: Callable[[], float] = time.monotonic,
+    bridge: str = "",
 ) -> tuple[DnsServer | None, tuple[str, ...]]:
     """Starts the DNS server that the options ask for; returns it, None with --no-dns, and warnings.
 
     LocalError if it can't listen where the operator said; if nobody said where, a warning does and there are no names.
     `subnets`: those whose addresses containers here have, asked anew at each query. `entropy` is drawn from for each
-    record of an answer, only to shuffle: a `random.Random`, not the system's.
+    record of an answer, only to shuffle: a `random.Random`, not the system's. `bridge`: the interface with the usual
+    address.
     """
     if options.no_dns:
         return None, ()
     try:
-        sockets = open_dns_sockets(options.dns_addresses())
+        sockets = open_dns_sockets(options.dns_addresses(), bridge)
     except LocalError as error:
         if options.dns_listen_address is not None:
             raise
         return None, (f"no DNS for containers: {error}",)
     try:
-        listening = [pair.address for pair in sockets]
+        listening = list(dict.fromkeys(pair.address for pair in sockets))
         counters: Counter[str] = Counter()
         resolv_conf = ResolvConf(
             Path(options.resolv_conf) if options.resolv_conf else None, ourselves=listening, clock=clock
@@ -67,6 +69,7 @@ async def open_dns(
             allowed=LocalClients(subnets, [host for host, _ in listening]),
             counters=counters,
             clock=clock,
+            servers=resolv_conf.servers,
         )
         await server.start()
     except BaseException:

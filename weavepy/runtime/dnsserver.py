@@ -85,8 +85,11 @@ class DnsServer:
         counters: Counter[str],
         clock: Callable[[], float],
         client_queries_s: int = limits.DNS_CLIENT_QUERIES_S,
+        servers: Callable[[], Sequence[tuple[str, int]]] = lambda: (),
     ) -> None:
+        """`servers`: those that other names are asked of now, only to be told."""
         self.counters = counters
+        self.servers = servers
         self._sockets = sockets
         self._resolver = resolver
         self._upstream = upstream
@@ -101,7 +104,7 @@ class DnsServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
-        return [pair.address for pair in self._sockets]
+        return list(dict.fromkeys(pair.address for pair in self._sockets))
 
     async def start(self) -> None:
         """Begins to answer."""

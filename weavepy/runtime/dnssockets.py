@@ -2,7 +2,9 @@
 
 Rules of this file. A socket is bound to the address that was named, also before an interface has it, so that answers
 leave from the address that was asked. One for every address learns from the kernel which one a query came to, and says
-so with its answer. What can't be had is said with the flag to choose another.
+so with its answer. What can't be had is said with the flag to choose another. The thing people get wrong: this host has
+no route to its containers, so answers at the bridge's own address must leave by the bridge; this host itself asks by
+lo.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from weavepy.errors import LocalError
+from weavepy.linux.rtnl import DNS_ADDRESS
 
 # Linux numbers; the socket module of Python 3.11 has no names for them.
 _IP_FREEBIND: Final = 15
@@ -48,17 +51,21 @@ class DnsSockets(NamedTuple):
         self.tcp.close()
 
 
-def open_dns_sockets(addresses: Sequence[tuple[str, int]]) -> list[DnsSockets]:
-    """Opens sockets on (IP address, port) each; LocalError if one can't be had, and then none is left open."""
+def open_dns_sockets(addresses: Sequence[tuple[str, int]], bridge: str = "") -> list[DnsSockets]:
+    """Opens sockets on (IP address, port) each; LocalError if one can't be had, and then none is left open.
+
+    `bridge`: the interface that has `DNS_ADDRESS`, which is then served there and to this host, and nowhere else.
+    """
     with contextlib.ExitStack() as opened:
         sockets = []
         for host, port in addresses:
-            try:
-                pair = _open_pair(host, port)
-            except OSError as error:
-                raise LocalError(_reason(error, host, port)) from None
-            opened.callback(pair.close)
-            sockets.append(pair)
+            for device in (bridge, "lo") if bridge and host == DNS_ADDRESS else ("",):
+                try:
+                    pair = _open_pair(host, port, device)
+                except OSError as error:
+                    raise LocalError(_reason(error, host, port)) from None
+                opened.callback(pair.close)
+                sockets.append(pair)
         opened.pop_all()
     return sockets
 
@@ -74,24 +81,26 @@ def answer_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int,
     return []
 
 
-def _open_pair(host: str, port: int) -> DnsSockets:
+def _open_pair(host: str, port: int, device: str) -> DnsSockets:
     tries = 1 if port else _PORT_TRIES
     while True:
         tries -= 1
         try:
-            return _try_pair(host, port)
+            return _try_pair(host, port, device)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
 
 
-def _try_pair(host: str, port: int) -> DnsSockets:
+def _try_pair(host: str, port: int, device: str) -> DnsSockets:
     with contextlib.ExitStack() as opened:
         pair = []
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             opened.callback(sock.close)
+            if device:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)

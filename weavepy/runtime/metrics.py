@@ -139,6 +139,8 @@ class _Router(Collector):
             yield GaugeMetricFamily(name, text, value=value)
         if figures["IPAM"] is not None:
             yield from self._addresses(figures["IPAM"])
+        if "Names" in figures:
+            yield GaugeMetricFamily("weave_dns_entries", "Number of DNS entries.", value=figures["Names"])
         yield from self._counters()
         yield from self._links()
 

@@ -16,13 +16,16 @@ from weavepy import __version__
 from weavepy.errors import LocalError
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressspace import AddressSpace
+from weavepy.runtime.allocations import EXPOSE
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.captures import Capture, Captures, find_peer
 from weavepy.runtime.dataplane import DataPlane
 from weavepy.runtime.exposures import Exposures
+from weavepy.runtime.naming import Naming
 from weavepy.runtime.shell import RouterLike, Shell
 from weavepy.runtime.status import advise, is_ourselves
 from weavepy.runtime.targets import Targets
+from weavepy.runtime.wishes import Wishes
 
 FAILED = "failed"
 
@@ -48,6 +51,7 @@ class Operator:
         exposures: Exposures,
         addressing: Addressing,
         addresses: AddressSpace,
+        names: Naming,
         *,
         warnings: Sequence[str],
         interface: str,
@@ -63,6 +67,7 @@ class Operator:
         self._exposures = exposures
         self._addressing = addressing
         self.addresses = addresses
+        self.names = names
         self._warnings = tuple(warnings)
         self._interface = interface
         self._tap_offloads = tap_offloads
@@ -88,6 +93,7 @@ class Operator:
             "Unresolved": [f"{name} ({why})" for name, why in sorted(self._targets.unresolved.items())],
             "Router": router,
             "IPAM": self.addresses.report(),
+            "DNS": self.names.report(),
             "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
             "Attachments": [
                 {"Target": a.target, "Cidrs": list(a.cidrs), "Interface": a.interface, "Mac": a.mac.hex(":")}
@@ -108,6 +114,7 @@ class Operator:
             "Engine": {"Counters": engine.counters(), "Links": self._link_counters(router["Connections"])},
             "Shell": {"Sockets": self._shell.connections, "Counters": dict(self._shell.counters)},
             "IPAM": self.addresses.figures(),
+            **self.names.figures(),
             "Macs": len(engine.mac_entries()),
             "Attachments": len(self._attachments.present),
         }
@@ -191,16 +198,51 @@ class Operator:
             raise LocalError(f"{unknown[0]} is not a target; the targets are: {listed}")
         self._targets.forget([peer for peer in peers if peer in known])
 
-    async def attach(self, target: str, wanted: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]:
-        return await self._addressing.attach(target, wanted, gone)
+    async def attach(
+        self, target: str, wanted: Sequence[str], gone: Callable[[], bool], wishes: Wishes
+    ) -> dict[str, Any]:
+        """Gives a container addresses and what else is wished; nothing if some of it can't be."""
+        wishes = wishes.qualified(self.names.hostname)
+        await wishes.check(target)
+        if wishes.told:
+            self.names.check_on()
+        owner = await self._attachments.known_owner(target)
+        before = self._attachments.cidrs(owner)
+        answer = await self._addressing.attach(target, wanted, gone)
+        addresses = [cidr.partition("/")[0] for cidr in answer["given"]]
+        try:
+            await self.names.give(owner, addresses, wishes.told)
+            await wishes.write(target, addresses)
+        except LocalError:
+            if new := [cidr for cidr in answer["given"] if cidr not in before]:
+                await self._addressing.detach(target, new)
+            raise
+        return answer
 
     async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
         return await self._addressing.detach(target, unwanted)
 
     async def expose(
-        self, wanted: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+        self,
+        wanted: Sequence[str],
+        gone: Callable[[], bool],
+        *,
+        masquerade: bool,
+        names: Sequence[str] = (),
     ) -> dict[str, Any]:
-        return await self._addressing.expose(wanted, gone, masquerade=masquerade)
+        """Gives this host addresses, and these names to them; nothing if some of it can't be."""
+        hostnames = [self.names.hostname(name) for name in names]
+        if hostnames:
+            self.names.check_on()
+        before = set(self._exposures.present)
+        answer = await self._addressing.expose(wanted, gone, masquerade=masquerade)
+        try:
+            await self.names.give(EXPOSE, [cidr.partition("/")[0] for cidr in answer["exposed"]], hostnames)
+        except LocalError:
+            if new := [cidr for cidr in answer["exposed"] if cidr not in before]:
+                await self._addressing.hide(new)
+            raise
+        return answer
 
     async def hide(self, unwanted: Sequence[str]) -> dict[str, Any]:
         return await self._addressing.hide(unwanted)

@@ -50,6 +50,7 @@ class LaunchOptions:
     http_addr: str = ""  # empty: off
     status_addr: str | None = None  # None: the default, and no harm if it is taken; empty: off
     no_dns: bool = False
+    dns_on_host: bool = False
     dns_domain: str = DEFAULT_DOMAIN
     dns_listen_address: str | None = (
         None  # with commas between several; None: the default, and no harm if taken
@@ -95,6 +96,8 @@ class LaunchOptions:
         self.address_plan()
         parse_domain(self.dns_domain)
         self.dns_addresses()
+        if self.no_dns and self.dns_on_host:
+            raise UsageError("--no-dns and --dns-on-host contradict each other; give one of them")
         if not 0 <= self.dns_ttl <= limits.DNS_TTL_MAX_S:
             raise UsageError(f"--dns-ttl {self.dns_ttl}: 0 to {limits.DNS_TTL_MAX_S} seconds work")
         if not 0 < self.dns_fallback_timeout <= limits.DNS_UPSTREAM_TIMEOUT_MAX_S:

@@ -75,7 +75,8 @@ class Shell:
     """One router, its control connections and its data plane, on the running loop.
 
     `persist` makes a value durable under a key, or that there is none (None); it is called in `executor`, never on
-    the loop. `answered` takes the router's answers, `expired` is called when no address may be used any more.
+    the loop. `answered` takes the router's answers, `expired` is called when no address may be used any more, and
+    `changed` after each event.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Shell:
         persist: Callable[[str, object], None],
         answered: Callable[[Answered], None] = lambda _answer: None,
         expired: Callable[[], None] = lambda: None,
+        changed: Callable[[], None] = lambda: None,
         executor: Executor,
         conn_limit: int,
         bind_host: str = "",
@@ -98,6 +100,7 @@ class Shell:
         self._persist = persist
         self._answered = answered
         self._expired = expired
+        self._changed = changed
         self._executor = executor
         self._sockets_max = conn_limit + SPARE_SOCKETS
         self._bind_host = bind_host
@@ -185,6 +188,7 @@ class Shell:
         return True
 
     def _notify(self) -> None:
+        self._changed()
         for entry in [entry for entry in self._watchers if entry[0]()]:
             self._watchers.remove(entry)
             if not entry[1].done():

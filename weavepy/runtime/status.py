@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weavepy.runtime.dnstext import dns_block
 from weavepy.runtime.ipamtext import ipam_block, ipam_warnings, label
 from weavepy.runtime.ipamtext import visible as visible  # for all who show names
 
@@ -19,7 +20,7 @@ Report = Mapping[str, Any]
 STATES = ("established", "pending", "retrying", "failed", "connecting")
 _SHOWN = ("mtu", "cipher", "rtt_ms", "epoch", "since_s")  # of a connection's attributes
 # Parts of Weave Net's report that aren't there (yet): nothing, for a template that asks whether they are.
-_ABSENT: Report = dict.fromkeys(("DNS", "Proxy", "Plugin"))
+_ABSENT: Report = dict.fromkeys(("Proxy", "Plugin"))
 
 # Words of the router and the kernel, and what a person can do about it. The first that fits counts.
 _ADVICE = (
@@ -42,7 +43,7 @@ _OURSELVES = "router's own"  # the router's word for a target that turned out to
 
 
 def render_status(report: Report) -> str:
-    """The whole `weavepy status`: version, the blocks of router and addresses, warnings, verdict."""
+    """The whole `weavepy status`: version, the blocks of router, addresses and names, warnings, verdict."""
     router = report["Router"]
     low, high = router["ProtocolMinVersion"], router["ProtocolMaxVersion"]
     versions = str(high) if low == high else f"{low}..{high}"
@@ -65,6 +66,7 @@ def render_status(report: Report) -> str:
         label("Offloads", ", ".join(name for name, on in fastpath["Offloads"].items() if on) or "none"),
         *_exposed(report),
         *ipam_block(report.get("IPAM")),
+        *dns_block(report.get("DNS")),
         "",
         *(f"Warning: {visible(text)}" for text in warnings),
     ]

@@ -19,6 +19,8 @@ from weavepy.errors import LocalError
 from weavepy.runtime.addressapi import AddressControl
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import open_tcp_socket, open_unix_socket
+from weavepy.runtime.nameapi import NameControl
+from weavepy.runtime.wishes import Wishes
 
 REPORT = {
     "Version": "1",
@@ -58,6 +60,7 @@ class RecordingControl:
         self.calls: list[tuple[Any, ...]] = []
         self.value: dict[str, Any] = dict(REPORT)
         self.addresses = cast(AddressControl, SimpleNamespace(on=False))
+        self.names = cast(NameControl, SimpleNamespace(domain=lambda: None))
         self.ready = True
 
     def report(self) -> dict[str, Any]:
@@ -80,9 +83,11 @@ class RecordingControl:
         if known_only and "unknown" in peers:
             raise LocalError("unknown is not a target")
 
-    async def attach(self, target: str, cidrs: Sequence[str], gone: Callable[[], bool]) -> dict[str, Any]:
+    async def attach(
+        self, target: str, cidrs: Sequence[str], gone: Callable[[], bool], wishes: Wishes
+    ) -> dict[str, Any]:
         assert not gone()
-        self.calls.append(("attach", target, list(cidrs)))
+        self.calls.append(("attach", target, list(cidrs), *([wishes] if wishes != Wishes() else [])))
         if target == "bug":
             raise RuntimeError("secret detail")
         return {"target": target}
@@ -92,10 +97,15 @@ class RecordingControl:
         return {"target": target, "removed": list(cidrs)}
 
     async def expose(
-        self, cidrs: Sequence[str], gone: Callable[[], bool], *, masquerade: bool
+        self,
+        cidrs: Sequence[str],
+        gone: Callable[[], bool],
+        *,
+        masquerade: bool,
+        names: Sequence[str] = (),
     ) -> dict[str, Any]:
         assert not gone()
-        self.calls.append(("expose", list(cidrs), masquerade))
+        self.calls.append(("expose", list(cidrs), masquerade, *names))
         return {"exposed": list(cidrs), "warnings": []}
 
     async def hide(self, cidrs: Sequence[str]) -> dict[str, Any]:
