@@ -20,7 +20,15 @@ from weavepy.cli.config import RUN_DIR, STATE_DIR, run_dir_option, state_dir_opt
 # DAC_READ_SEARCH: reading the operator's password file. NET_BIND_SERVICE: the port of DNS.
 _CAPABILITIES = " ".join(
     f"CAP_{name}"
-    for name in "NET_ADMIN NET_RAW NET_BIND_SERVICE SYS_ADMIN SYS_PTRACE CHOWN DAC_READ_SEARCH".split()
+    for name in [
+        "NET_ADMIN",
+        "NET_RAW",
+        "NET_BIND_SERVICE",
+        "SYS_ADMIN",
+        "SYS_PTRACE",
+        "CHOWN",
+        "DAC_READ_SEARCH",
+    ]
 )
 
 _UNIT = """\

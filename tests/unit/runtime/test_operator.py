@@ -110,7 +110,7 @@ def operator() -> tuple[Operator, Shell, Targets]:
         cast(Any, SimpleNamespace(present=EXPOSED)),
         cast(Any, SimpleNamespace()),
         cast(Any, SimpleNamespace(report=lambda: {"Status": "ready"}, figures=lambda: {"ActiveIPs": 1})),
-        cast(Any, SimpleNamespace(report=lambda: None, figures=lambda: {})),
+        cast(Any, SimpleNamespace(report=lambda: None, figures=dict)),
         warnings=("look out",),
         interface="vethwe-tap (via TAP)",
         tap_offloads={"tso"},
