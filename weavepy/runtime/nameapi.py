@@ -144,16 +144,20 @@ class NameApi:
         since = None if text is None else int(text)
         response = web.StreamResponse(headers={"Cache-Control": "no-store"})
         response.content_type = "text/event-stream"
-        with contextlib.suppress(ConnectionResetError, TimeoutError):  # gone, or it reads nothing
-            # aclosing, as who goes away must not count among those who follow any more.
+        # aclosing, as who goes away must not count among those who follow any more.
+        with contextlib.suppress(ConnectionResetError):
             async with contextlib.aclosing(self._control.events(since)) as changes:
                 async for change in changes:
                     if not response.prepared:
                         await response.prepare(request)
                     if request.transport is None or request.transport.is_closing():
                         break
-                    async with asyncio.timeout(limits.HTTP_TIMEOUT_S):
-                        await response.write(_event(change))
+                    try:
+                        async with asyncio.timeout(limits.HTTP_TIMEOUT_S):
+                            await response.write(_event(change))
+                    except TimeoutError:  # it reads nothing, so it wouldn't read the end either
+                        request.transport.abort()
+                        break
         return response
 
 

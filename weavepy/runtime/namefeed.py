@@ -118,7 +118,7 @@ class NameFeed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(KEEPALIVE_S):
                         await follower.news.wait()
-                if not follower.waiting:
+                if not follower.waiting and not follower.ended:
                     yield None
         finally:
             if follower in self._followers:

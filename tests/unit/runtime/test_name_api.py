@@ -1,0 +1,262 @@
+"""Names over HTTP, over real sockets and with real names: Weave Net's requests, and our own."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from test_address_api import Http
+from test_api import RecordingControl
+
+from weavepy.errors import LocalError
+from weavepy.events import PeerName
+from weavepy.names.channel import NamesChannel
+from weavepy.names.config import NamesConfig
+from weavepy.runtime import nameapi
+from weavepy.runtime.addressapi import NOT_FOUND
+from weavepy.runtime.api import Api
+from weavepy.runtime.apisockets import open_tcp_socket
+from weavepy.runtime.naming import Naming
+from weavepy.runtime.options import LaunchOptions
+from weavepy.store import Store
+
+OWN = PeerName(0x020000000001)
+
+
+class Bench:
+    """One host's names; "gone" was attached here and has ended. Stands for attachments and gossip, too."""
+
+    def __init__(self, store: Store, executor: ThreadPoolExecutor, *, off: bool = False) -> None:
+        self.unreachable: set[PeerName] = set()
+        channel = NamesChannel(
+            NamesConfig(OWN, lambda: 1.7e9),
+            peers={OWN},
+            gossip=self,
+            emit=lambda _effect: None,
+            reachable=lambda peer: peer not in self.unreachable,
+        )
+
+        def handle(event: Any) -> None:
+            channel.handle(event, 0.0)
+            self.names.look()
+
+        self.names = Naming(
+            LaunchOptions(no_dns=off),
+            None if off else channel,
+            cast(Any, self),
+            journal=store,
+            executor=executor,
+            handle=handle,
+            nicknames=lambda: {"02:00:00:00:00:01": "one"},
+            wall=lambda: 1000.0,
+        )
+
+    def broadcast(self, *_: Any) -> None: ...
+    def publish(self, *_: Any) -> None: ...
+    def speak_again(self, _channel: str) -> None: ...
+
+    def stopped(self) -> set[str]:
+        return {"gone"}
+
+    async def known_owner(self, target: str) -> str:
+        return target.removeprefix("netns:")
+
+    def cidrs(self, owner: str) -> list[str]:
+        return ["10.0.0.1/24", "10.0.0.2/24"] if owner == "web" else []
+
+
+def run(directory: Path, scenario: Callable[[Http, Bench], Awaitable[None]], *, off: bool = False) -> None:
+    async def everything() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            store = Store(directory / "weavepy.db")
+            bench = Bench(store, executor, off=off)
+            control = RecordingControl()
+            control.names = bench.names
+            api = Api(control)
+            sock = open_tcp_socket("127.0.0.1", 0, "--http-addr")
+            port = sock.getsockname()[1]
+            await api.serve(sock, full=True)
+            try:
+                await scenario(Http(cast(Any, None), port, cast(Any, None)), bench)
+            finally:
+                await bench.names.close()
+                await api.close()
+        store.close()
+
+    asyncio.run(everything())
+
+
+def resolving(bench: Bench) -> list[tuple[str, str, str]]:
+    entries = bench.names.entries() or []
+    return [(e["Hostname"], e["ContainerID"], e["Address"]) for e in entries if not e["Tombstone"]]
+
+
+def test_weave_nets_requests(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        assert await http.ask("GET", "/domain") == (200, "weave.local.")
+        assert await http.ask("GET", "/dns-address") == (404, NOT_FOUND)  # nobody listens here
+        assert await http.ask("GET", "/dns-address-port") == (404, NOT_FOUND)
+        for path in (
+            "/name/abc/10.0.0.1?fqdn=a.weave.local",
+            "/name/abc/10.0.0.2?fqdn=A.weave.local.&check-alive=true",
+            "/name/def/10.0.0.2?fqdn=b.weave.local",
+            "/name/def/10.0.0.2?fqdn=b.example.com",
+            "/name/def/10.0.0.2",
+        ):
+            assert await http.ask("PUT", path) == (204, ""), path
+        everything = [
+            ("a.weave.local.", "abc", "10.0.0.1"),
+            ("A.weave.local.", "abc", "10.0.0.2"),
+            ("b.weave.local.", "def", "10.0.0.2"),
+        ]
+        assert resolving(bench) == everything
+        assert [e["Hostname"] for e in json.loads((await http.ask("GET", "/name"))[1])] == [
+            "a.weave.local.",
+            "A.weave.local.",
+            "b.weave.local.",
+        ]
+        for path, why in (
+            ("/name/abc/10.0.0?fqdn=a.weave.local", "10.0.0 is no IPv4 address"),
+            ("/name/abc/10.0.0.1?fqdn=a..weave.local", "is not a host name"),
+            ("/name/abc/10.0.0.1?fqdn=a.weave.local&check-alive=1", "true or false"),
+        ):
+            status, text = await http.ask("PUT", path)
+            assert (status, why in text) == (400, True), text
+        assert (await http.ask("DELETE", "/name/abc/nothing"))[0] == 400
+        assert (await http.ask("DELETE", "/name", "Origin: http://example.com"))[0] == 400
+        assert resolving(bench) == everything
+        assert await http.ask("DELETE", "/name/abc/10.0.0.1?fqdn=b.weave.local") == (204, "")
+        assert resolving(bench) == everything
+        assert await http.ask("DELETE", "/name/abc?fqdn=a.weave.local") == (204, "")
+        assert resolving(bench) == everything[2:]
+        assert await http.ask("DELETE", "/name") == (204, "")
+        assert resolving(bench) == []
+
+    run(tmp_path, scenario)
+
+
+def test_without_names_weave_net_has_none_of_these_pages(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        for method, path in (
+            ("GET", "/domain"),
+            ("GET", "/name"),
+            ("PUT", "/name/a/10.0.0.1?fqdn=a.weave.local"),
+            ("DELETE", "/name/a"),
+        ):
+            assert await http.ask(method, path) == (404, NOT_FOUND)
+        for path in ("/services", "/events", "/dns-lookup?name=a"):
+            status, text = await http.ask("GET", path)
+            assert (status, "--no-dns" in text) == (400, True)
+        assert json.loads((await http.ask("GET", "/dns-args"))[1])["domain"] is None
+        assert (bench.names.report(), bench.names.figures()) == (None, {})
+        bench.names.settle()
+        bench.names.released("a", IPv4Address("10.0.0.1"))
+        with pytest.raises(LocalError, match="--no-dns"):
+            bench.names.check_on()
+
+    run(tmp_path, scenario, off=True)
+
+
+def test_our_own_requests(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        await http.post("/dns-add", target="netns:web", addresses=[], name="web")
+        await http.post("/dns-add", target="", addresses=["10.0.0.9"], name="x.weave.local")
+        await http.post("/dns-add", target="gone", addresses=["10.0.0.8"], name="web")
+        assert resolving(bench) == [
+            ("web.weave.local.", "web", "10.0.0.1"),
+            ("web.weave.local.", "web", "10.0.0.2"),
+            ("x.weave.local.", "weave:extern", "10.0.0.9"),
+        ]
+        for body, why in (
+            ({"target": "other", "addresses": [], "name": "a"}, "has no addresses here"),
+            ({"target": "", "addresses": [], "name": "a"}, "needs an address"),
+            ({"target": 1, "addresses": [], "name": "a"}, "must be texts"),
+            ({"target": "", "addresses": ["10.0.0.1"], "name": ""}, "not empty"),
+        ):
+            status, text = await http.ask("POST", "/dns-add", body=body)
+            assert (status, why in text) == (400, True), text
+        lookup = json.loads((await http.ask("GET", "/dns-lookup?name=web"))[1])
+        assert lookup == {"addresses": ["10.0.0.1", "10.0.0.2"]}
+        service = json.loads((await http.ask("GET", "/services/WEB.weave.local"))[1])
+        member = {
+            "container": "web",
+            "host": "02:00:00:00:00:01",
+            "nickname": "one",
+            "healthy": True,
+            "since": 1000.0,
+        }
+        assert service["members"] == [{"address": f"10.0.0.{n}", **member} for n in (1, 2)]
+        assert (await http.ask("GET", "/services/nobody"))[0] == 400
+        bench.unreachable = {OWN}
+        services = json.loads((await http.ask("GET", "/services"))[1])["services"]
+        assert [(s["name"], [m["healthy"] for m in s["members"]]) for s in services] == [
+            ("web.weave.local.", [False, False]),
+            ("x.weave.local.", [False]),
+        ]
+        assert json.loads((await http.ask("GET", "/dns-lookup?name=web"))[1]) == {"addresses": []}
+        for removed, body in ((1, {"target": "web", "addresses": ["10.0.0.1"]}), (1, {"target": "gone"})):
+            assert await http.post("/dns-remove", **body) == {"removed": removed}
+        assert (await http.ask("POST", "/dns-remove", body={"name": "web"}))[0] == 400
+        assert bench.names.figures() == {"Dns": {}, "Names": 2}
+
+    run(tmp_path, scenario)
+
+
+def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        assert (await http.ask("GET", "/events?since=-1"))[0] == 400
+        reader, writer = await http.open("GET", "/events")
+        head = await reader.readuntil(b"\r\n\r\n:\n\n")
+        assert b"Content-Type: text/event-stream" in head
+        await bench.names.add("", ["10.0.0.9"], "x")
+        event = (await reader.readuntil(b"\n\n")).decode().splitlines()
+        assert event[:2] == ["id: 1", "event: added"]
+        assert json.loads(event[2].removeprefix("data: ")) == {
+            "revision": 1,
+            "at": 1000.0,
+            "change": "added",
+            "name": "x.weave.local.",
+            "address": "10.0.0.9",
+            "container": "weave:extern",
+            "host": "02:00:00:00:00:01",
+            "nickname": "one",
+        }
+        again, other = await http.open("GET", "/events", "Last-Event-ID: 0")
+        assert b"event: added" in await again.readuntil(b"added")
+        await bench.names.close()  # as when the router stops: nobody is kept waiting
+        assert await reader.read() == b""
+        writer.close()
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_who_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameapi.limits, "HTTP_TIMEOUT_S", 0.05)
+
+    cut_off = asyncio.Event()
+
+    async def flood(_since: int | None) -> Any:
+        try:
+            while True:
+                yield {"revision": 1, "change": "x" * 65536}
+        finally:
+            cut_off.set()
+
+    async def scenario(http: Http, bench: Bench) -> None:
+        monkeypatch.setattr(bench.names, "events", flood)
+        reader, writer = await http.open("GET", "/events")
+        async with asyncio.timeout(20.0):
+            await reader.read(1)
+            await cut_off.wait()
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1 << 20):
+                    pass
+        writer.close()
+
+    run(tmp_path, scenario)
