@@ -227,7 +227,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: HostPar
             clock=shell.clock,
         )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
-        warnings += await names.open(addressing.subnets)
+        warnings += await names.open(host.dns_sockets, addressing.subnets)
         operator = Operator(
             router,
             shell,

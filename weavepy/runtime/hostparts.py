@@ -16,10 +16,14 @@ from pathlib import Path
 
 from weavepy import _fastpath
 from weavepy.errors import LocalError
+from weavepy.linux.dnsaddress import add_dns_address, remove_dns_address
 from weavepy.linux.overlay import Overlay, create_overlay
+from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS
 from weavepy.runtime.apisockets import SOCKET_NAME, open_tcp_socket, open_unix_socket
 from weavepy.runtime.control import open_listener
 from weavepy.runtime.datasocket import open_data_sockets, open_df_socket
+from weavepy.runtime.dns import open_listening
+from weavepy.runtime.dnssockets import DnsSockets
 from weavepy.runtime.launch import Launch, Settings
 from weavepy.runtime.options import DEFAULT_STATUS_ADDRESS, LaunchOptions, split_host_port
 
@@ -60,6 +64,7 @@ class HostParts:
     api_sockets: tuple[tuple[socket.socket, bool], ...]  # (socket, serves everything)
     overlay: Overlay
     engine: _fastpath.Engine
+    dns_sockets: list[DnsSockets]
     warnings: tuple[str, ...]
 
 
@@ -80,6 +85,7 @@ def open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack) 
         no_offload=off & {"csum", "tso", "uso"},
     )
     opened.callback(_close_all, overlay.tap_fds)
+    dns_sockets, dns_warnings = _open_dns_sockets(options, opened)
     engine = _fastpath.Engine(
         settings.name,
         overlay.tap_fds,
@@ -90,7 +96,28 @@ def open_host(launch: Launch, settings: Settings, opened: contextlib.ExitStack) 
         uso="uso" in overlay.offloads,
         mtu=options.mtu,
     )
-    return HostParts(listener, api_sockets, overlay, engine, warnings)
+    return HostParts(listener, api_sockets, overlay, engine, dns_sockets, warnings + dns_warnings)
+
+
+def _open_dns_sockets(
+    options: LaunchOptions, opened: contextlib.ExitStack
+) -> tuple[list[DnsSockets], tuple[str, ...]]:
+    """Opens the sockets for names, on the bridge's own address too if that is among those that were asked for."""
+    wanted = set() if options.no_dns else {host for host, _ in options.dns_addresses()}
+    bridge = BRIDGE if wanted & {DNS_ADDRESS, "0.0.0.0"} else ""
+    if not bridge:
+        remove_dns_address()
+    else:
+        try:
+            add_dns_address()
+        except LocalError as error:
+            if options.dns_listen_address is not None:
+                raise
+            return [], (f"no DNS for containers: {error}",)
+    sockets, warnings = open_listening(options, bridge)
+    for pair in sockets:
+        opened.callback(pair.close)
+    return sockets, warnings
 
 
 def _open_api_sockets(

@@ -17,14 +17,14 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final, TypeVar
 
 from weavepy.errors import LocalError
-from weavepy.linux.dnsaddress import add_dns_address, remove_dns_address
 from weavepy.linux.hostdns import forget_on_host, resolve_on_host
-from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS
+from weavepy.linux.rtnl import DNS_ADDRESS
 from weavepy.names.channel import NamesChannel
 from weavepy.names.config import EXTERN
 from weavepy.runtime.attachments import Attachments, Journal
 from weavepy.runtime.dns import open_dns
 from weavepy.runtime.dnsserver import DnsServer
+from weavepy.runtime.dnssockets import DnsSockets
 from weavepy.runtime.localnames import OFF, LocalNames, qualified
 from weavepy.runtime.namefeed import NameFeed
 from weavepy.runtime.options import LaunchOptions, parse_domain
@@ -66,30 +66,22 @@ class Naming:
 
     # ---- life
 
-    async def open(self, subnets: Callable[[], Iterable[IPv4Network]]) -> tuple[str, ...]:
-        """Begins to answer; returns warnings. LocalError if it can't where the operator said it should."""
+    async def open(
+        self, listening: Sequence[DnsSockets], subnets: Callable[[], Iterable[IPv4Network]]
+    ) -> tuple[str, ...]:
+        """Begins to answer on these sockets, if there are any; returns what the operator should know."""
         if self._channel is None:
-            await self._run(remove_dns_address)
             return ()
         assert self.local is not None
         await self.local.load()
-        hosts = {host for host, _ in self._options.dns_addresses()}
-        bridge = BRIDGE if hosts & {DNS_ADDRESS, "0.0.0.0"} else ""
-        if bridge:
-            try:
-                await self._run(add_dns_address)
-            except LocalError as error:
-                if self._options.dns_listen_address is not None:
-                    raise
-                return (f"no DNS for containers: {error}",)
-        self._server, warnings = await open_dns(
+        self._server, notes = await open_dns(
             self._options,
             self._channel.records,
             reachable=self._channel.reachable,
             healthy=self._healthy,
             subnets=subnets,
             entropy=random.Random(),
-            bridge=bridge,
+            listening=listening,
         )
         if self._server is not None and self._options.dns_on_host:
             port = self._server.addresses[0][1]
@@ -97,8 +89,8 @@ class Naming:
                 resolve_on_host, (self.address() or DNS_ADDRESS, port), self.domain() or ""
             )
             self._on_host = not note.startswith("-")
-            warnings += (note,)
-        return warnings
+            notes += (note,)
+        return notes
 
     def settle(self) -> None:
         """Brings the names in line with the containers, once these are all attached again after a start."""
