@@ -465,6 +465,12 @@ def test_repair_gives_way_lists_what_clashes_and_renumbers_it() -> None:
         assert [one["owner"] for one in answer["clashes"]] == ["container"]
         assert bench.attached == {"pid:1": ["10.1.0.1/27"]}
         assert bench.exposed == {"10.1.0.2/27": False}  # no masquerade, as before
+        assert bench.names == [
+            ("pid:1", "10.1.0.20", "10.1.0.1"),
+            ("pid:1", "10.1.0.20"),
+            ("weave:expose", "10.1.0.21", "10.1.0.2"),
+            ("weave:expose", "10.1.0.21"),
+        ]
 
     run(scenario, "10.1.0.0/27", init=TWO)
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -74,6 +74,7 @@ class Bench:
         self.exposed: dict[str, object] = {}
         self.fail = False
         self.waits: asyncio.Event | None = None  # what configuring waits for
+        self.names: list[tuple[str, ...]] = []  # what names heard of
         self.addressing = Addressing(
             self.allocations,
             cast(Any, self),
@@ -84,6 +85,7 @@ class Bench:
                 ),
             ),
             cast(Any, SimpleNamespace(repeat=lambda _known: None)),
+            self,
         )
 
     def handle(self, event: Event) -> None:
@@ -104,7 +106,13 @@ class Bench:
         for answer in late:
             self.allocations.answered(answer)
 
-    # ---- stands for Attachments and Exposures
+    # ---- stands for Naming, Attachments and Exposures
+
+    def released(self, owner: str, address: IPv4Address) -> None:
+        self.names.append((owner, str(address)))
+
+    async def moved(self, owner: str, old: IPv4Address, new: IPv4Address) -> None:
+        self.names.append((owner, str(old), str(new)))
 
     async def owner(self, target: str) -> str:
         return target
@@ -587,5 +595,27 @@ def test_without_another_division_there_is_nothing_to_give_way_to() -> None:
     async def scenario() -> None:
         with pytest.raises(LocalError, match="nothing to give way to"):
             await bench.allocations.give_way(None)
+
+    run(bench, scenario)
+
+
+def test_names_hear_of_addresses_that_are_gone() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        (given,) = (await bench.addressing.attach("pid:1", []))["given"]
+        await bench.addressing.attach("pid:1", ["192.0.2.1/24"])
+        await bench.addressing.expose(["192.0.2.9/24"], masquerade=False)
+        assert bench.names == []
+        assert [str(subnet) for subnet in bench.addressing.subnets()] == ["10.1.0.0/29", "192.0.2.0/24"]
+        await bench.addressing.detach("pid:1", ["192.0.2.1/24"])
+        await bench.addressing.detach("pid:1", [])
+        await bench.addressing.hide([])
+        assert bench.names == [
+            ("pid:1", "192.0.2.1"),
+            ("pid:1", given.partition("/")[0]),
+            ("weave:expose", "192.0.2.9"),
+        ]
+        assert [str(subnet) for subnet in bench.addressing.subnets()] == ["10.1.0.0/29"]
 
     run(bench, scenario)

@@ -433,6 +433,10 @@ def test_a_container_whose_process_has_ended_runs_no_more_and_keeps_its_address(
         await attachments.attach("pid:8", ["10.0.0.2/24"])
         assert attachments.is_running("pid:7")
         assert not attachments.is_running("pid:9")
+        assert attachments.stopped() == set()
+        assert await attachments.known_owner("pid:7") == "pid:7"
+        assert await attachments.known_owner("netns:nowhere") == "netns:nowhere"
+        assert await attachments.known_owner("f00d") == "f00d"
         for pid, other in (
             (7, "pid:8"),
             (8, ""),
@@ -444,10 +448,12 @@ def test_a_container_whose_process_has_ended_runs_no_more_and_keeps_its_address(
             assert not attachments.is_running(f"pid:{pid}")
             assert not other or attachments.is_running(other)
         assert attachments.cidrs("pid:7") == ["10.0.0.1/24"]
+        assert attachments.stopped() == {"pid:7", "pid:8"}
         # The container lives on by another of its processes.
         machine.inodes["pid:12"] = 70
         await attachments.attach("pid:12", ["10.0.0.1/24"], await attachments.owner("pid:12"))
         assert attachments.is_running("pid:7")
+        assert attachments.stopped() == {"pid:8"}
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         assert attachments._processes == {}

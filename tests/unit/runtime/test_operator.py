@@ -13,6 +13,7 @@ from weavepy.errors import LocalError
 from weavepy.linux.attach import Attachment
 from weavepy.linux.firewall import Exposure
 from weavepy.runtime.operator import Operator
+from weavepy.runtime.wishes import Wishes
 
 LOCAL, REMOTE = bytes([2, 0, 0, 0, 1, 1]), bytes([2, 0, 0, 0, 1, 2])
 
@@ -232,3 +233,72 @@ def test_figures_grow_with_connections_only() -> None:
     assert figures["Engine"] == {"Counters": {"drop_tag": 3, "tap_frames": 7}, "Links": {5: {"index": 5}}}
     assert (figures["Macs"], figures["Attachments"]) == (2, 1)
     assert figures["Router"].keys() == {"Connections", "TerminationCount", "PeerCount"}
+
+
+class Addressing:
+    """Gives what is asked for, and takes back what is named."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, ...]] = []
+
+    async def attach(self, _target: str, wanted: list[str]) -> dict[str, Any]:
+        return {"given": wanted}
+
+    async def expose(self, wanted: list[str], *, masquerade: bool) -> dict[str, Any]:
+        return {"exposed": wanted, "masquerade": masquerade}
+
+    async def detach(self, target: str, unwanted: list[str]) -> None:
+        self.taken.append((target, *unwanted))
+
+    async def hide(self, unwanted: list[str]) -> None:
+        self.taken.append(tuple(unwanted))
+
+
+class Names:
+    def __init__(self, refusal: str = "") -> None:
+        self.given: list[tuple[str, list[str], list[str]]] = []
+        self.refusal = refusal
+
+    def hostname(self, text: str) -> str:
+        return text + ".weave.local."
+
+    def check_on(self) -> None:
+        pass
+
+    async def give(self, owner: str, addresses: list[str], hostnames: list[str]) -> None:
+        if self.refusal:
+            raise LocalError(self.refusal)
+        self.given.append((owner, list(addresses), list(hostnames)))
+
+
+def with_names(refusal: str = "") -> tuple[Operator, Addressing, Names]:
+    value, addressing, names = operator()[0], Addressing(), Names(refusal)
+
+    async def known_owner(target: str) -> str:
+        return "first-" + target
+
+    value._addressing = cast(Any, addressing)
+    value._attachments = cast(
+        Any, SimpleNamespace(known_owner=known_owner, cidrs=lambda _owner: ["10.0.0.1/24"])
+    )
+    value.names = cast(Any, names)
+    return value, addressing, names
+
+
+def test_names_come_with_the_addresses() -> None:
+    value, _, names = with_names()
+    asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], Wishes(("web",))))
+    asyncio.run(value.expose(["10.0.0.8/24"], masquerade=True, names=["one"]))
+    assert names.given == [
+        ("first-pid:7", ["10.0.0.1", "10.0.0.2"], ["web.weave.local."]),
+        ("weave:expose", ["10.0.0.8"], ["one.weave.local."]),
+    ]
+
+
+def test_without_its_name_nothing_is_attached_or_exposed_that_was_not_before() -> None:
+    value, addressing, _ = with_names("no room")
+    with pytest.raises(LocalError, match="no room"):
+        asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], Wishes(("web",))))
+    with pytest.raises(LocalError, match="no room"):
+        asyncio.run(value.expose(["10.0.0.8/24", "10.0.0.9/24"], masquerade=True, names=["one"]))
+    assert addressing.taken == [("pid:7", "10.0.0.2/24"), ("10.0.0.8/24",)]
