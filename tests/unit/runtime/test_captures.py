@@ -177,6 +177,7 @@ def test_a_long_list_of_peers_is_cut() -> None:
 class FakeControl(SimpleNamespace):
     ready = True
     addresses = SimpleNamespace(on=False)
+    names = SimpleNamespace()
     captures: Captures
 
     def capture(self, *, peer: str, direction: str, snaplen: int, program: bytes) -> Capture:
