@@ -391,6 +391,8 @@ def test_hosts_files_of_containers(lab: Lab, tmp_path: Path) -> None:
         assert hosts.read_text() == text
         one.weavepy("attach", "10.32.1.1/24", *words, target)
         assert hosts.read_text() == text
+        one.weavepy("detach", target)
+        assert hosts.read_text() == "127.0.0.1 localhost\n"
         hosts.unlink()
         hosts.symlink_to("/etc/hosts")
         done = one.weavepy("attach", "10.32.1.2/24", *words, target, check=False)

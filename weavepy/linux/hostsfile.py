@@ -35,6 +35,8 @@ def write_hosts(target: str, lines: Sequence[str]) -> None:
         data = os.pread(descriptor, _BYTES_MAX + 1, 0)
         if len(data) > _BYTES_MAX:
             raise LocalError(f"{target}: its /etc/hosts has more than {_BYTES_MAX} octets; it was left alone")
+        if not lines and _BEGIN.encode() not in data:
+            return
         text = with_our_lines(data.decode(errors="surrogateescape"), lines)
         written = text.encode(errors="surrogateescape")
         if written == data:

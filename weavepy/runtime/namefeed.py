@@ -2,7 +2,8 @@
 
 Rules of this file. Changes are numbered by the records' revision; whoever was away asks for those since the last one
 that he saw, and is told when that is too long ago. A follower who doesn't read is dropped, and nobody waits for him.
-The thing people get wrong: a revision is this host's own, so it says nothing on another one, nor after a restart.
+The thing people get wrong: a revision is this host's own and says nothing on another one; and who comes back after our
+restart must not be taken for one who has missed little, so numbers begin with the time of the start.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class NameFeed:
         self._records = records
         self._wall = wall
         self._seen = records.revision
+        self._base = int(wall() * 1000)  # fewer than a thousand changes a second, in the long run
         self._log: deque[Change] = deque(maxlen=limits.NAME_CHANGES_MAX)
         self._followers: list[_Follower] = []
         self.dropped = 0  # followers that were too slow
@@ -56,7 +58,7 @@ class NameFeed:
     @property
     def revision(self) -> int:
         """The number of the last change."""
-        return self._seen
+        return self._base + self._seen
 
     def since(self, identity: Identity) -> float | None:
         """Returns since when a name resolves here, in unix seconds."""
@@ -72,14 +74,14 @@ class NameFeed:
         if changes is None:
             self._log.clear()
             self._note_all()
-            self._tell(Change(self._seen, now, None))
+            self._tell(Change(self.revision, now, None))
             return
         for change in changes:
             if change.added:
                 self._since[change.entry.identity] = now
             else:
                 self._since.pop(change.entry.identity, None)
-            noted = Change(change.revision, now, change)
+            noted = Change(self._base + change.revision, now, change)
             self._log.append(noted)
             self._tell(noted)
 
@@ -125,11 +127,11 @@ class NameFeed:
                 self._followers.remove(follower)
 
     def _missed(self, since: int | None) -> list[Change]:
-        if since is None or since == self._seen:
+        if since is None or since == self.revision:
             return []
         missed = [change for change in self._log if change.revision > since]
-        if not 0 <= since < self._seen or len(missed) != self._seen - since:
-            return [Change(self._seen, self._wall(), None)]
+        if since > self.revision or len(missed) != self.revision - since:
+            return [Change(self.revision, self._wall(), None)]
         return missed
 
     def end(self) -> None:

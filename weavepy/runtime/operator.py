@@ -7,6 +7,7 @@ firewall.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from weavepy import __version__
 from weavepy.errors import LocalError
+from weavepy.linux.hostsfile import write_hosts
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.allocations import EXPOSE
@@ -220,7 +222,14 @@ class Operator:
         return answer
 
     async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
-        return await self._addressing.detach(target, unwanted)
+        """Takes addresses from a container, and with the last of them our lines from its hosts file."""
+        answer = await self._addressing.detach(target, unwanted)
+        if target.startswith("pid:") and not self._attachments.cidrs(
+            await self._attachments.known_owner(target)
+        ):
+            with contextlib.suppress(LocalError):  # gone, or none that we could have written
+                await asyncio.to_thread(write_hosts, target, [])
+        return answer
 
     async def expose(
         self,

@@ -46,6 +46,11 @@ def test_a_file_is_written_in_place(etc: Path) -> None:
     write_hosts(TARGET, ["b"])
     assert hosts.read_bytes() == b"127.0.0.1 localhost\n# \xff\n# weavepy: begin\nb\n# weavepy: end\n"
     assert hosts.stat().st_ino == inode
+    write_hosts(TARGET, [])
+    assert hosts.read_bytes() == b"127.0.0.1 localhost\n# \xff\n"
+    hosts.write_bytes(b"no end")
+    write_hosts(TARGET, [])
+    assert hosts.read_bytes() == b"no end"
 
 
 def test_nothing_but_a_plain_file_of_its_own_is_written(etc: Path, tmp_path: Path) -> None:

@@ -215,9 +215,9 @@ def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
         assert b"Content-Type: text/event-stream" in head
         await bench.names.add("", ["10.0.0.9"], "x")
         event = (await reader.readuntil(b"\n\n")).decode().splitlines()
-        assert event[:2] == ["id: 1", "event: added"]
+        assert event[:2] == ["id: 1000001", "event: added"]
         assert json.loads(event[2].removeprefix("data: ")) == {
-            "revision": 1,
+            "revision": 1000001,
             "at": 1000.0,
             "change": "added",
             "name": "x.weave.local.",
@@ -226,7 +226,7 @@ def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
             "host": "02:00:00:00:00:01",
             "nickname": "one",
         }
-        again, other = await http.open("GET", "/events", "Last-Event-ID: 0")
+        again, other = await http.open("GET", "/events", "Last-Event-ID: 1000000")
         assert b"event: added" in await again.readuntil(b"added")
         await bench.names.close()  # as when the router stops: nobody is kept waiting
         assert await reader.read() == b""
