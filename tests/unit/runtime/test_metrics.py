@@ -234,3 +234,10 @@ def test_questions_about_names() -> None:
     assert 'weavepy_dns_events_total{event="udp_queries"} 3.0' in text
     assert 'weavepy_dns_events_total{event="answered"} 2.0' in text
     assert "weavepy_dns_events_total{" not in exposition(FULL, "")[0].decode()  # --no-dns
+
+
+def test_names_are_counted_where_there_are_any() -> None:
+    found = samples({**figures(), "Names": 5, "Dns": {"answered": 3}})
+    assert found["weave_dns_entries", ()] == 5
+    assert found["weavepy_dns_events_total", (("event", "answered"),)] == 3
+    assert ("weave_dns_entries", ()) not in samples(figures())
