@@ -95,6 +95,11 @@ ENGINE = SimpleNamespace(
 )
 
 
+def there() -> bool:
+    """Whoever asks hasn't gone away."""
+    return False
+
+
 EXPOSED = {"10.0.0.9/24": Exposure("10.0.0.9/24", True)}
 
 
@@ -241,10 +246,14 @@ class Addressing:
     def __init__(self) -> None:
         self.taken: list[tuple[str, ...]] = []
 
-    async def attach(self, _target: str, wanted: list[str]) -> dict[str, Any]:
+    async def attach(self, _target: str, wanted: list[str], gone: Callable[[], bool]) -> dict[str, Any]:
+        assert not gone()
         return {"given": wanted}
 
-    async def expose(self, wanted: list[str], *, masquerade: bool) -> dict[str, Any]:
+    async def expose(
+        self, wanted: list[str], gone: Callable[[], bool], *, masquerade: bool
+    ) -> dict[str, Any]:
+        assert not gone()
         return {"exposed": wanted, "masquerade": masquerade}
 
     async def detach(self, target: str, unwanted: list[str]) -> None:
@@ -287,8 +296,8 @@ def with_names(refusal: str = "") -> tuple[Operator, Addressing, Names]:
 
 def test_names_come_with_the_addresses() -> None:
     value, _, names = with_names()
-    asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], Wishes(("web",))))
-    asyncio.run(value.expose(["10.0.0.8/24"], masquerade=True, names=["one"]))
+    asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], there, Wishes(("web",))))
+    asyncio.run(value.expose(["10.0.0.8/24"], there, masquerade=True, names=["one"]))
     assert names.given == [
         ("first-pid:7", ["10.0.0.1", "10.0.0.2"], ["web.weave.local."]),
         ("weave:expose", ["10.0.0.8"], ["one.weave.local."]),
@@ -298,7 +307,7 @@ def test_names_come_with_the_addresses() -> None:
 def test_without_its_name_nothing_is_attached_or_exposed_that_was_not_before() -> None:
     value, addressing, _ = with_names("no room")
     with pytest.raises(LocalError, match="no room"):
-        asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], Wishes(("web",))))
+        asyncio.run(value.attach("pid:7", ["10.0.0.1/24", "10.0.0.2/24"], there, Wishes(("web",))))
     with pytest.raises(LocalError, match="no room"):
-        asyncio.run(value.expose(["10.0.0.8/24", "10.0.0.9/24"], masquerade=True, names=["one"]))
+        asyncio.run(value.expose(["10.0.0.8/24", "10.0.0.9/24"], there, masquerade=True, names=["one"]))
     assert addressing.taken == [("pid:7", "10.0.0.2/24"), ("10.0.0.8/24",)]
