@@ -450,7 +450,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_no_history_of_two_networks_gives_an_address_twice_in_one(steps: list[tuple[str, int, int]]) -> None:
     """Crashes, partitions, repairs on either side and back; in the end all of one side gives way."""
