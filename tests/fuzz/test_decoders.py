@@ -62,7 +62,7 @@ from weavepy.wire.sleeve import (
 )
 from weavepy.wire.topology import decode_topology_untrusted, encode_topology
 
-INPUTS = 100_000
+INPUTS = 50_000
 FILES = Path(__file__).parents[1] / "vectors"
 
 Decoder = Callable[[bytes], object]

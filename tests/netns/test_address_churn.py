@@ -106,7 +106,7 @@ def churn(lab: Lab, changes: int, kills: int, seed: int) -> None:
 
 
 def test_no_address_is_given_twice_and_none_is_lost(lab: Lab) -> None:
-    churn(lab, changes=60, kills=4, seed=1)
+    churn(lab, changes=40, kills=3, seed=1)
 
 
 @pytest.mark.deep

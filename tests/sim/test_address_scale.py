@@ -66,7 +66,7 @@ class Crowd:
 @pytest.mark.parametrize(
     ("peers", "addresses", "bits", "config"),
     [
-        (40, 1000, 10, {"quorum": 21}),
+        (20, 500, 9, {"quorum": 11}),
         pytest.param(300, 10_000, 14, {"seeds": FIRST}, marks=[pytest.mark.deep, pytest.mark.timeout(3600)]),
     ],
     ids=lambda value: value if isinstance(value, int) else "",

@@ -130,7 +130,7 @@ def live_through(seeds: range) -> int:
     return expired
 
 
-@pytest.mark.parametrize(("first", "last", "expired"), [(1, 2, 1), (3, 4, 1), (5, 5, 1), (6, 7, 0)])
+@pytest.mark.parametrize(("first", "last", "expired"), [(1, 2, 1), (5, 5, 1)])
 def test_what_lost_hosts_owned_is_taken_over_and_nothing_is_in_use_twice(
     first: int, last: int, expired: int
 ) -> None:

@@ -32,7 +32,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(sorted(SORTS)), min_size=4, max_size=4), STEPS)
 def test_hosts_that_begin_alone_meet(sorts: list[str], steps: list[tuple[str, int, int]]) -> None:
     island = Island(*HOSTS)
