@@ -47,8 +47,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield made
 
 
-@pytest.mark.parametrize("ways", [1, 2], ids=["one-way", "both-ways"])
-@pytest.mark.parametrize("lab", [1500, 700], indirect=True)
+@pytest.mark.parametrize(
+    ("lab", "ways"), [(1500, 1), (700, 2)], indirect=["lab"], ids=["1500-one-way", "700-both-ways"]
+)
 def test_frames_go_by_sleeve_while_fastpath_is_dropped_and_return(lab: Lab, ways: int) -> None:
     first = lab.hosts[0]
     one, two = start(lab, [[], [first.address]])

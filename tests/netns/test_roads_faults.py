@@ -87,7 +87,7 @@ def numbered_datagrams(one: Space, two: Space, seconds: float) -> tuple[int, lis
 
 
 @pytest.mark.parametrize(
-    "seconds", [15, pytest.param(300, marks=[pytest.mark.deep, pytest.mark.timeout(400)])]
+    "seconds", [8, pytest.param(300, marks=[pytest.mark.deep, pytest.mark.timeout(400)])]
 )
 def test_loss_reordering_duplication_and_bit_flips(lab: Lab, seconds: int) -> None:
     with by_relay(lab, FaultPlan(), "--rekey-interval", "5") as (relay, (one, two)):
@@ -194,7 +194,7 @@ def epoch(lab: Lab) -> int:
 
 
 @pytest.mark.parametrize(
-    "seconds", [20, pytest.param(60, marks=[pytest.mark.deep, pytest.mark.timeout(300)])]
+    "seconds", [10, pytest.param(60, marks=[pytest.mark.deep, pytest.mark.timeout(300)])]
 )
 def test_rekeying_every_second_leaves_no_gap(lab: Lab, seconds: int) -> None:
     hosts = [lab.add_host(), lab.add_host()]
