@@ -59,8 +59,7 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
         server, warnings = await open_dns(
             LaunchOptions(resolv_conf=str(none)),
             Records(),
-            reachable=lambda _peer: True,
-            healthy=lambda _container: True,
+            alive=lambda _entry: True,
             subnets=lambda: [IPv4Network(f"{near.addresses[0]}/24", strict=False)],
             entropy=random.Random(1),
         )

@@ -83,18 +83,17 @@ class Resolver:
         domain: str,
         ttl_s: int,
         entropy: Entropy,
-        reachable: Callable[[PeerName], bool],
-        healthy: Callable[[str], bool],
+        alive: Callable[[Entry], bool],
         services: Services = lambda _name: (),
     ) -> None:
+        """`alive`: whether what an entry says can be used now."""
         self._records = records
         self._domain = domain
         self._suffix = "." + domain
         self._zone_name = encode_name(domain)
         self._ttl_s = ttl_s
         self._entropy = entropy
-        self._reachable = reachable
-        self._healthy = healthy
+        self._is_alive = alive
         self._services = services
 
     def resolve(self, query: Query, *, tcp: bool) -> Answer | None:
@@ -134,12 +133,7 @@ class Resolver:
         return self._records.known(name) or bool(self._records.addresses(name) or self._services(name))
 
     def _alive(self, name: str) -> list[Entry]:
-        reachable, healthy = self._reachable, self._healthy
-        return [
-            entry
-            for entry in self._records.addresses(name)
-            if reachable(entry.origin) and healthy(entry.container)
-        ]
+        return [entry for entry in self._records.addresses(name) if self._is_alive(entry)]
 
     def _srv(self, services: Sequence[Service]) -> Answer:
         """Only what is somewhere: a target of ours without an address is nowhere."""
@@ -165,7 +159,7 @@ class Resolver:
             return Answer(NXDOMAIN)
         address = _reversed_address(name)
         entry = self._records.reverse(address) if address is not None else None
-        if entry is None or not (self._reachable(entry.origin) and self._healthy(entry.container)):
+        if entry is None or not self._is_alive(entry):
             return None
         try:
             return Answer(NOERROR, True, [encode_name(entry.hostname)], self._ttl_s)

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from weavepy.errors import LocalError
-from weavepy.events import Entropy, PeerName
-from weavepy.names.resolver import Records, Resolver, Services
+from weavepy.events import Entropy
+from weavepy.names.resolver import Entry, Records, Resolver, Services
 from weavepy.runtime.dnsserver import DnsServer, LocalClients
 from weavepy.runtime.dnssockets import DnsSockets, open_dns_sockets
 from weavepy.runtime.options import LaunchOptions, parse_domain
@@ -41,8 +41,7 @@ async def open_dns(
     options: LaunchOptions,
     records: Records,
     *,
-    reachable: Callable[[PeerName], bool],
-    healthy: Callable[[str], bool],
+    alive: Callable[[Entry], bool],
     subnets: Callable[[], Iterable[IPv4Network]],
     entropy: Entropy,
     services: Services = lambda _name: (),
@@ -52,9 +51,9 @@ async def open_dns(
     """Starts the DNS server that the options ask for; returns it, None with --no-dns, and warnings.
 
     LocalError if it can't listen where the operator said; if nobody said where, a warning does and there are no names.
-    `subnets`: those whose addresses containers here have, asked anew at each query. `entropy` is drawn from for each
-    record of an answer, only to shuffle: a `random.Random`, not the system's. `listening`: sockets that are open
-    already, and are the server's from now on.
+    `alive`: as `Resolver`. `subnets`: those whose addresses containers here have, asked anew at each query. `entropy`
+    is drawn from for each record of an answer, only to shuffle: a `random.Random`, not the system's. `listening`:
+    sockets that are open already, and are the server's from now on.
     """
     sockets, warnings = (listening, ()) if listening is not None else open_listening(options)
     if not sockets:
@@ -72,8 +71,7 @@ async def open_dns(
                 domain=parse_domain(options.dns_domain),
                 ttl_s=options.dns_ttl,
                 entropy=entropy,
-                reachable=reachable,
-                healthy=healthy,
+                alive=alive,
                 services=services,
             ),
             Upstream(resolv_conf.servers, timeout_s=options.dns_fallback_timeout, counters=counters),

@@ -21,6 +21,7 @@ from weavepy.linux.hostdns import forget_on_host, resolve_on_host
 from weavepy.linux.rtnl import DNS_ADDRESS
 from weavepy.names.channel import NamesChannel
 from weavepy.names.config import EXTERN
+from weavepy.names.resolver import Entry
 from weavepy.runtime.attachments import Attachments, Journal
 from weavepy.runtime.dns import open_dns
 from weavepy.runtime.dnsserver import DnsServer
@@ -77,8 +78,7 @@ class Naming:
         self._server, notes = await open_dns(
             self._options,
             self._channel.records,
-            reachable=self._channel.reachable,
-            healthy=self._healthy,
+            alive=self._is_alive,
             subnets=subnets,
             entropy=random.Random(),
             listening=listening,
@@ -237,8 +237,7 @@ class Naming:
         if channel is None:
             raise LocalError(OFF)
         entries = channel.records.addresses(self.hostname(text))
-        found = [e for e in entries if channel.reachable(e.origin) and self._healthy(e.container)]
-        return [str(IPv4Address(address)) for address in dict.fromkeys(e.address for e in found)]
+        return [str(IPv4Address(a)) for a in dict.fromkeys(e.address for e in entries if self._is_alive(e))]
 
     def services(self, name: str | None = None) -> dict[str, Any]:
         """Returns each name, or one, with who has it. LocalError if nobody has."""
@@ -277,17 +276,22 @@ class Naming:
                 yield told
 
     def _member(self, entry: NameEntry, nicknames: Mapping[str, str]) -> dict[str, Any]:
-        assert self._channel is not None
         assert self.feed is not None
         since = self.feed.since(entry.identity)
         return {
             **_placed(entry, nicknames),
-            "healthy": self._channel.reachable(entry.origin) and self._healthy(entry.container),
+            "healthy": self._is_alive(entry),
             "since": None if since is None else round(since, 3),
         }
 
-    def _healthy(self, owner: str) -> bool:
-        return self.local is None or self.local.healthy(owner)
+    def _is_alive(self, entry: Entry) -> bool:
+        """Tells whether a name's host can be reached, and its container runs if that is here: another host's container
+        may be called the same as one of ours.
+        """
+        channel, local = self._channel, self.local
+        if channel is None or local is None or not channel.reachable(entry.origin):
+            return False
+        return entry.origin != channel.own or local.healthy(entry.container)
 
     @property
     def _domain(self) -> str:

@@ -79,8 +79,7 @@ class World:
             domain=domain,
             ttl_s=1,
             entropy=random.Random(1),
-            reachable=lambda peer: peer not in self.gone,
-            healthy=lambda container: container not in self.gone,
+            alive=lambda entry: not self.gone & {entry.origin, entry.container},
             services=lambda name: self.services.get(name, ()),
         )
 

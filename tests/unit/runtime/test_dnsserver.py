@@ -81,8 +81,7 @@ class World:
                 domain="weave.local.",
                 ttl_s=1,
                 entropy=random.Random(1),
-                reachable=lambda _peer: True,
-                healthy=lambda _container: True,
+                alive=lambda _entry: True,
             )
             self.server = DnsServer(
                 open_dns_sockets([(host, 0) for host in self._hosts]),
@@ -503,8 +502,7 @@ def test_opened_as_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 resolv_conf=str(conf),
             )
             arguments = {
-                "reachable": lambda _peer: True,
-                "healthy": lambda _container: True,
+                "alive": lambda _entry: True,
                 "subnets": list,
                 "entropy": random.Random(1),
             }

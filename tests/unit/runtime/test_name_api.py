@@ -24,8 +24,9 @@ from weavepy.runtime.apisockets import open_tcp_socket
 from weavepy.runtime.naming import Naming
 from weavepy.runtime.options import LaunchOptions
 from weavepy.store import Store
+from weavepy.wire.names import NameEntry
 
-OWN = PeerName(0x020000000001)
+OWN, OTHER = PeerName(0x020000000001), PeerName(0x020000000002)
 
 
 class Bench:
@@ -40,6 +41,8 @@ class Bench:
             emit=lambda _effect: None,
             reachable=lambda peer: peer not in self.unreachable,
         )
+
+        self.records = channel.records
 
         def handle(event: Any) -> None:
             channel.handle(event, 0.0)
@@ -203,6 +206,16 @@ def test_our_own_requests(tmp_path: Path) -> None:
             assert await http.post("/dns-remove", **body) == {"removed": removed}
         assert (await http.ask("POST", "/dns-remove", body={"name": "web"}))[0] == 400
         assert bench.names.figures() == {"Dns": {}, "Names": 2}
+
+    run(tmp_path, scenario)
+
+
+def test_another_hosts_container_may_be_called_like_one_of_ours_that_has_ended(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        bench.records.merge([NameEntry("gone", OTHER, 0x0A000007, "web.weave.local.")], 1_700_000_000)
+        assert bench.names.lookup("web") == ["10.0.0.7"]
+        await http.post("/dns-add", target="gone", addresses=["10.0.0.8"], name="web")
+        assert bench.names.lookup("web") == ["10.0.0.7"]
 
     run(tmp_path, scenario)
 
