@@ -12,7 +12,7 @@ from weavepy.events import PeerName
 from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
 from weavepy.lab.topology import link
-from weavepy.runtime.dns import open_dns
+from weavepy.runtime.dns import open_listening, start_dns
 from weavepy.runtime.options import LaunchOptions
 
 SERVER = "169.254.67.83"
@@ -56,14 +56,16 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
     none.write_text(f"nameserver {SERVER}\n")  # ourselves: nobody is asked about other names
 
     async def serve() -> None:
-        server, warnings = await open_dns(
-            LaunchOptions(resolv_conf=str(none)),
+        options = LaunchOptions(resolv_conf=str(none))
+        sockets, warnings = open_listening(options)
+        server = await start_dns(
+            options,
             Records(),
+            sockets,
             alive=lambda _entry: True,
             subnets=lambda: [IPv4Network(f"{near.addresses[0]}/24", strict=False)],
             entropy=random.Random(1),
         )
-        assert server is not None
         assert warnings == ()
         try:
             await asyncio.to_thread(ask)

@@ -1,6 +1,7 @@
 """Puts the DNS parts together: sockets, resolver, the host's own resolvers and the server.
 
-Rules of this file. One function, for the daemon. Whatever can't be had is known before anything is answered.
+Rules of this file. Sockets are opened while a launch can still be refused, the server is started when the rest is
+there. Whatever can't be had is known before anything is answered.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from weavepy.runtime.resolvconf import ResolvConf
 from weavepy.runtime.upstream import Upstream
 
 
-def open_listening(options: LaunchOptions, bridge: str = "") -> tuple[list[DnsSockets], tuple[str, ...]]:
+def open_listening(
+    options: LaunchOptions, bridge: str = "", prepare: Callable[[], None] = lambda: None
+) -> tuple[list[DnsSockets], tuple[str, ...]]:
     """Opens the sockets that the options ask for, none with --no-dns; returns them and warnings.
 
     LocalError if they can't be had where the operator said; if nobody said where, a warning does. `bridge`: the
-    interface that has the usual address.
+    interface that has the usual address; `prepare` is called before, and may refuse alike.
     """
     if options.no_dns:
         return [], ()
     try:
+        prepare()
         return open_dns_sockets(options.dns_addresses(), bridge), ()
     except LocalError as error:
         if options.dns_listen_address is not None:
@@ -37,27 +41,22 @@ def open_listening(options: LaunchOptions, bridge: str = "") -> tuple[list[DnsSo
         return [], (f"no DNS for containers: {error}",)
 
 
-async def open_dns(
+async def start_dns(
     options: LaunchOptions,
     records: Records,
+    sockets: Sequence[DnsSockets],
     *,
     alive: Callable[[Entry], bool],
     subnets: Callable[[], Iterable[IPv4Network]],
     entropy: Entropy,
     services: Services = lambda _name: (),
     clock: Callable[[], float] = time.monotonic,
-    listening: Sequence[DnsSockets] | None = None,
-) -> tuple[DnsServer | None, tuple[str, ...]]:
-    """Starts the DNS server that the options ask for; returns it, None with --no-dns, and warnings.
+) -> DnsServer:
+    """Starts the server on sockets that are open already, and are its own from now on.
 
-    LocalError if it can't listen where the operator said; if nobody said where, a warning does and there are no names.
     `alive`: as `Resolver`. `subnets`: those whose addresses containers here have, asked anew at each query. `entropy`
-    is drawn from for each record of an answer, only to shuffle: a `random.Random`, not the system's. `listening`:
-    sockets that are open already, and are the server's from now on.
+    is drawn from for each record of an answer, only to shuffle: a `random.Random`, not the system's.
     """
-    sockets, warnings = (listening, ()) if listening is not None else open_listening(options)
-    if not sockets:
-        return None, warnings
     try:
         addresses = list(dict.fromkeys(pair.address for pair in sockets))
         counters: Counter[str] = Counter()
@@ -85,4 +84,4 @@ async def open_dns(
         for pair in sockets:
             pair.close()
         raise
-    return server, ()
+    return server

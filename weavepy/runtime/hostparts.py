@@ -107,14 +107,7 @@ def _open_dns_sockets(
     bridge = BRIDGE if wanted & {DNS_ADDRESS, "0.0.0.0"} else ""
     if not bridge:
         remove_dns_address()
-    else:
-        try:
-            add_dns_address()
-        except LocalError as error:
-            if options.dns_listen_address is not None:
-                raise
-            return [], (f"no DNS for containers: {error}",)
-    sockets, warnings = open_listening(options, bridge)
+    sockets, warnings = open_listening(options, bridge, add_dns_address if bridge else lambda: None)
     for pair in sockets:
         opened.callback(pair.close)
     return sockets, warnings

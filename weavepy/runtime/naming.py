@@ -23,7 +23,7 @@ from weavepy.names.channel import NamesChannel
 from weavepy.names.config import EXTERN
 from weavepy.names.resolver import Entry
 from weavepy.runtime.attachments import Attachments, Journal
-from weavepy.runtime.dns import open_dns
+from weavepy.runtime.dns import start_dns
 from weavepy.runtime.dnsserver import DnsServer
 from weavepy.runtime.dnssockets import DnsSockets
 from weavepy.runtime.localnames import OFF, LocalNames, qualified
@@ -75,22 +75,24 @@ class Naming:
             return ()
         assert self.local is not None
         await self.local.load()
-        self._server, notes = await open_dns(
+        if not listening:
+            return ()
+        self._server = await start_dns(
             self._options,
             self._channel.records,
+            listening,
             alive=self._is_alive,
             subnets=subnets,
             entropy=random.Random(),
-            listening=listening,
         )
-        if self._server is not None and self._options.dns_on_host:
+        if self._options.dns_on_host:
             port = self._server.addresses[0][1]
             note = await self._run(
                 resolve_on_host, (self.address() or DNS_ADDRESS, port), self.domain() or ""
             )
             self._on_host = not note.startswith("-")
-            notes += (note,)
-        return notes
+            return (note,)
+        return ()
 
     def settle(self) -> None:
         """Brings the names in line with the containers, once these are all attached again after a start."""

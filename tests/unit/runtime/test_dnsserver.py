@@ -506,22 +506,22 @@ def test_opened_as_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 "subnets": list,
                 "entropy": random.Random(1),
             }
-            server, warnings = await dns.open_dns(options, Records(), **arguments)  # type: ignore[arg-type]
-            assert server is not None
+            sockets, warnings = dns.open_listening(options)
+            server = await dns.start_dns(options, Records(), sockets, **arguments)  # type: ignore[arg-type]
             assert warnings == ()
             with pytest.raises(LocalError, match="--dns-listen-address"):
-                await dns.open_dns(options, Records(), **arguments)  # type: ignore[arg-type]
+                dns.open_listening(options)
             async with udp_client(("127.0.0.3", port)) as ask:
                 assert DNSRecord.parse(await ask(a_query("web."))).rr[0].ttl == 9
                 assert await ask(a_query()) == answer_to(a_query())
                 assert decoded(fake.asked[0]).name == "www.example.com."
             # Where nobody asked for it, it is no reason not to start.
             monkeypatch.setattr("weavepy.runtime.options.DEFAULT_DNS_ADDRESS", f"127.0.0.3:{port}")
-            none, warnings = await dns.open_dns(LaunchOptions(), Records(), **arguments)  # type: ignore[arg-type]
-            assert none is None
+            none, warnings = dns.open_listening(LaunchOptions())
+            assert none == []
             assert "no DNS for containers: --dns-listen-address 127.0.0.3" in warnings[0]
             await server.close()
             off = LaunchOptions(no_dns=True)
-            assert await dns.open_dns(off, Records(), **arguments) == (None, ())  # type: ignore[arg-type]
+            assert dns.open_listening(off) == ([], ())
 
     asyncio.run(test())
