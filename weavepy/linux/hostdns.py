@@ -17,22 +17,24 @@ _RUNS: Final = Path("/run/systemd/resolve/io.systemd.Resolve")
 _TIMEOUT_S: Final = 5.0
 
 
-def resolve_on_host(address: tuple[str, int], domain: str) -> str:
-    """Has this host ask `address` about the domain; returns one line that says how, or what to do instead."""
+def resolve_on_host(address: tuple[str, int], domain: str) -> tuple[bool, str]:
+    """Has this host ask `address` about the domain; returns whether it does, and one line that says how, or what to do
+    instead.
+    """
     host, port = address
     server = host if port == 53 else f"{host}:{port}"
     zone = domain.removesuffix(".")
     by_hand = f"for dnsmasq that is server=/{zone}/{host}" + ("" if port == 53 else f"#{port}")
     if shutil.which("resolvectl") is None or not _RUNS.exists():
-        return (
+        return False, (
             f"--dns-on-host: systemd-resolved doesn't run here, so tell this host's resolver yourself to ask {server} "
             f"about {zone}; {by_hand}"
         )
     for command in (("dns", BRIDGE, server), ("domain", BRIDGE, f"~{zone}")):
         reason = _resolvectl(*command)
         if reason:
-            return f"--dns-on-host: resolvectl {' '.join(command)} failed: {reason}; {by_hand}"
-    return f"this host resolves {zone} too, by systemd-resolved"
+            return False, f"--dns-on-host: resolvectl {' '.join(command)} failed: {reason}; {by_hand}"
+    return True, f"this host resolves {zone} too, by systemd-resolved"
 
 
 def forget_on_host() -> None:

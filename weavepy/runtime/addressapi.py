@@ -1,29 +1,25 @@
 """Addresses over HTTP: Weave Net 2.8.1's requests, answered as it did, and our own commands' in JSON.
 
-Rules of this file. As in `api.py`: a handler checks, calls one method and renders the answer. Weave Net's requests
-carry nothing that a browser couldn't send, so what a browser sends is refused, also where it only reads but may wait.
-Who waits for an address and goes away has asked for nothing. The thing people get wrong: where no addresses are given
-out Weave Net has none of these pages, and its script looks for that very text.
+Rules of this file. As in `api.py`: a handler checks, calls one method and renders the answer. Who waits for an address
+and goes away has asked for nothing.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
 from weavepy.errors import LocalError
-from weavepy.runtime.apibody import one_text, read_json, refuse_browser
-from weavepy.runtime.waiting import unless_gone
+from weavepy.runtime.apibody import answer_json, flag, one_text, read_json, seconds, switch
+from weavepy.runtime.waiting import is_gone, unless_gone
+from weavepy.runtime.weavenets import Handler, not_found, weave_nets
 
 WAIT_MAX_S = 3600.0
-NOT_FOUND = "404 page not found\n"
 CANCELLED = "cancelled"
 
 _T = TypeVar("_T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AddressControl(Protocol):
@@ -42,11 +38,6 @@ class AddressControl(Protocol):
     async def take_over(self, text: str, *, force: bool) -> dict[str, Any]: ...
     async def leave(self) -> dict[str, Any]: ...
     async def repair(self, peer: str, *, renumber: bool) -> dict[str, Any]: ...
-
-
-def is_weave_nets(path: str) -> bool:
-    """Tells whether a path is one of Weave Net's for addresses, which answers in plain text."""
-    return path in ("/ip", "/ring", "/peer") or path.startswith(("/ip/", "/ipinfo/", "/peer/"))
 
 
 class AddressApi:
@@ -79,32 +70,26 @@ class AddressApi:
         ]
 
     def _weave_nets(self, handler: Handler) -> Handler:
-        async def answer(request: web.Request) -> web.StreamResponse:
-            refuse_browser(request)
-            if not self._control.on:
-                return web.Response(text=NOT_FOUND, status=404)
-            return await handler(request)
-
-        return answer
+        return weave_nets(lambda: self._control.on, handler)
 
     # ---- Weave Net's
 
     async def _owned(self, _request: web.Request) -> web.Response:
-        return _json({"owned": self._control.owned()})
+        return answer_json({"owned": self._control.owned()})
 
     async def _allocate(self, request: web.Request) -> web.Response:
-        _switch(request, "check-alive")
+        switch(request, "check-alive")
         wanted = self._control.allocate(request.match_info["id"], _cidr(request), lambda: is_gone(request))
         given = await _unless_gone(request, wanted)
         return web.Response(text=CANCELLED if given is None else given)
 
     async def _lookup(self, request: web.Request) -> web.Response:
         cidrs = self._control.lookup(request.match_info["id"], _cidr(request))
-        return web.Response(text=" ".join(cidrs)) if cidrs else web.Response(text=NOT_FOUND, status=404)
+        return web.Response(text=" ".join(cidrs)) if cidrs else not_found()
 
     async def _claim(self, request: web.Request) -> web.Response:
-        _switch(request, "check-alive")
-        tolerant = _switch(request, "noErrorOnUnknown")
+        switch(request, "check-alive")
+        tolerant = switch(request, "noErrorOnUnknown")
         cidr = _cidr(request)
         assert cidr is not None
         claim = self._control.claim(request.match_info["id"], cidr, tolerant=tolerant)
@@ -139,66 +124,39 @@ class AddressApi:
 
     async def _take_over(self, request: web.Request) -> web.Response:
         peer = request.match_info["peer"]
-        answer = await self._control.take_over(peer, force=_switch(request, "force"))
+        answer = await self._control.take_over(peer, force=switch(request, "force"))
         return web.Response(text=f"{answer['taken']} IPs taken over from {peer}\n")
 
     # ---- our own
 
     async def _prime(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"timeout_s"})
-        timeout_s = body.get("timeout_s", 0.0)
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-            raise LocalError('"timeout_s" must be a number of seconds')
-        if not 0 <= timeout_s <= WAIT_MAX_S:
-            raise LocalError(f'"timeout_s" must be from 0 to {WAIT_MAX_S:.0f}')
-        lacking = await _unless_gone(request, self._control.prime(float(timeout_s)))
-        return _json({"waits_for": lacking or ""})
+        timeout_s = seconds(body, "timeout_s", WAIT_MAX_S)
+        lacking = await _unless_gone(request, self._control.prime(timeout_s))
+        return answer_json({"waits_for": lacking or ""})
 
     async def _rmpeer(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"peer", "force"})
-        return _json(await self._control.take_over(one_text(body, "peer"), force=_flag(body, "force")))
+        return answer_json(await self._control.take_over(one_text(body, "peer"), force=flag(body, "force")))
 
     async def _leave(self, request: web.Request) -> web.Response:
         await read_json(request, set())
-        return _json(await self._control.leave())
+        return answer_json(await self._control.leave())
 
     async def _check(self, _request: web.Request) -> web.Response:
-        return _json({"on": self._control.on, "findings": self._control.check()})
+        return answer_json({"on": self._control.on, "findings": self._control.check()})
 
     async def _repair(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"peer", "renumber"})
         peer = one_text(body, "peer") if body.get("peer") else ""
-        return _json(await self._control.repair(peer, renumber=_flag(body, "renumber")))
+        return answer_json(await self._control.repair(peer, renumber=flag(body, "renumber")))
 
 
 async def _unless_gone(request: web.Request, coroutine: Coroutine[Any, Any, _T]) -> _T | None:
     return await unless_gone(lambda: is_gone(request), coroutine)
 
 
-def is_gone(request: web.Request) -> bool:
-    """Tells whether whoever sent a request has hung up."""
-    return request.transport is None or request.transport.is_closing()
-
-
 def _cidr(request: web.Request) -> str | None:
     """Returns what the path says of a subnet, or of an address in one."""
     ip = request.match_info.get("ip")
     return None if ip is None else f"{ip}/{request.match_info['length']}"
-
-
-def _switch(request: web.Request, name: str) -> bool:
-    value = request.query.get(name, "false")
-    if value not in ("true", "false"):
-        raise LocalError(f'"{name}" must be true or false')
-    return value == "true"
-
-
-def _flag(body: Mapping[str, object], key: str) -> bool:
-    value = body.get(key, False)
-    if not isinstance(value, bool):
-        raise LocalError(f'"{key}" must be true or false')
-    return value
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(text=json.dumps(value, indent=4) + "\n", content_type="application/json")

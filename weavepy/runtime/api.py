@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -24,14 +23,27 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
-from weavepy.runtime.addressapi import AddressApi, AddressControl, is_gone, is_weave_nets
+from weavepy.runtime.addressapi import AddressApi, AddressControl
 from weavepy.runtime.addresses import plain_host
 from weavepy.runtime.allocations import NotInTimeError
-from weavepy.runtime.apibody import is_form, one_text, read_form, read_json, refuse_browser, texts
+from weavepy.runtime.apibody import (
+    answer_json,
+    flag,
+    is_form,
+    one_text,
+    read_form,
+    read_json,
+    refuse_browser,
+    seconds,
+    switch,
+    texts,
+)
 from weavepy.runtime.captures import DIRECTIONS, Capture
 from weavepy.runtime.dnstext import render_dns
 from weavepy.runtime.ipamtext import render_ipam
-from weavepy.runtime.nameapi import NameApi, NameControl, is_weave_nets_name
+from weavepy.runtime.nameapi import NameApi, NameControl
+from weavepy.runtime.waiting import is_gone
+from weavepy.runtime.weavenets import Handler, is_weave_nets
 from weavepy.runtime.wishes import KEYS, NAMES_MAX, Wishes, parse_wishes
 
 log = logging.getLogger("weavepy.api")
@@ -40,8 +52,6 @@ WAIT_MAX_S = 60.0
 PEERS_MAX = 256  # in one request
 CIDRS_MAX = 64
 SNAPLEN_MAX = 65557  # the longest frame: an IP packet, Ethernet, two VLAN tags
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Control(Protocol):
@@ -153,7 +163,7 @@ class Api:
 
     async def _report(self, request: web.Request) -> web.Response:
         if _accepts_json(request):
-            return _json(self._control.report())
+            return answer_json(self._control.report())
         template = request.query.get("format")
         if template is None:
             raise LocalError(
@@ -179,14 +189,9 @@ class Api:
         if is_form(request):
             return await self._connect_form(request)
         body = await read_json(request, {"peers", "replace", "wait_s"})
-        replace = body.get("replace", False)
-        wait_s = body.get("wait_s", 0.0)
-        if not isinstance(replace, bool):
-            raise LocalError('"replace" must be true or false')
-        if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s <= WAIT_MAX_S:
-            raise LocalError(f'"wait_s" must be a number of seconds from 0 to {WAIT_MAX_S:.0f}')
+        replace, wait_s = flag(body, "replace"), seconds(body, "wait_s", WAIT_MAX_S)
         peers = texts(body, "peers", PEERS_MAX)
-        return _json({"results": await self._control.connect(peers, replace=replace, wait_s=float(wait_s))})
+        return answer_json({"results": await self._control.connect(peers, replace=replace, wait_s=wait_s)})
 
     async def _connect_form(self, request: web.Request) -> web.Response:
         fields = await read_form(request, {"peer", "replace"}, PEERS_MAX + 1)
@@ -206,46 +211,42 @@ class Api:
             return web.Response()
         body = await read_json(request, {"peers"})
         await self._control.forget(texts(body, "peers", PEERS_MAX), known_only=True)
-        return _json({})
+        return answer_json({})
 
     async def _attach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs", *KEYS})
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
         target, wishes = one_text(body, "target"), parse_wishes(body)
-        return _json(await self._control.attach(target, cidrs, lambda: is_gone(request), wishes))
+        return answer_json(await self._control.attach(target, cidrs, lambda: is_gone(request), wishes))
 
     async def _detach(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "cidrs"})
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
-        return _json(await self._control.detach(one_text(body, "target"), cidrs))
+        return answer_json(await self._control.detach(one_text(body, "target"), cidrs))
 
     async def _expose(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"cidrs", "masquerade", "names"})
-        masquerade = body.get("masquerade", True)
-        if not isinstance(masquerade, bool):
-            raise LocalError('"masquerade" must be true or false')
+        masquerade = flag(body, "masquerade", True)
         cidrs = texts(body, "cidrs", CIDRS_MAX, at_least=0)
         names = texts(body, "names", NAMES_MAX, at_least=0)
         exposed = await self._control.expose(
             cidrs, lambda: is_gone(request), masquerade=masquerade, names=names
         )
-        return _json(exposed)
+        return answer_json(exposed)
 
     async def _expose_one(self, request: web.Request) -> web.Response:
         """Weave Net's form: all of it in the address."""
         refuse_browser(request)
         if request.can_read_body:
             raise LocalError("this request takes no body; send JSON to /expose instead")
-        skip = request.query.get("skipNAT", "false")
-        if skip not in ("true", "false"):
-            raise LocalError('"skipNAT" must be true or false')
+        skip = switch(request, "skipNAT")
         cidr = f"{request.match_info['ip']}/{request.match_info['length']}"
-        await self._control.expose([cidr], lambda: is_gone(request), masquerade=skip == "false")
+        await self._control.expose([cidr], lambda: is_gone(request), masquerade=not skip)
         return web.Response(status=204)
 
     async def _hide(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"cidrs"})
-        return _json(await self._control.hide(texts(body, "cidrs", CIDRS_MAX, at_least=0)))
+        return answer_json(await self._control.hide(texts(body, "cidrs", CIDRS_MAX, at_least=0)))
 
     async def _capture(self, request: web.Request) -> web.StreamResponse:
         # What the containers say to each other, in clear: for nobody but root, on the unix socket only.
@@ -271,7 +272,7 @@ class Api:
             await response.prepare(request)
             async with contextlib.aclosing(capture.chunks()) as chunks:
                 async for chunk in chunks:
-                    if request.transport is None or request.transport.is_closing():
+                    if is_gone(request):
                         break
                     if chunk:
                         await response.write(chunk)
@@ -285,7 +286,7 @@ class Api:
     async def _stop(self, request: web.Request) -> web.Response:
         await read_json(request, set())
         self._control.stop()  # takes effect later: `close` lets requests under way end, this one too
-        return _json({"pid": os.getpid()})
+        return answer_json({"pid": os.getpid()})
 
 
 @web.middleware
@@ -328,9 +329,9 @@ def _accepts_json(request: web.Request) -> bool:
 
 def _error(request: web.Request, text: str, code: int) -> web.Response:
     readable = ("/status", "/report", "/metrics", "/healthz")
-    weave_nets = is_weave_nets(request.path) or is_weave_nets_name(request.path)
+    weave_nets = is_weave_nets(request.path)
     plain = is_form(request) or weave_nets or request.path.startswith(readable)
-    return web.Response(text=text + "\n", status=code) if plain else _json({"error": text}, code)
+    return web.Response(text=text + "\n", status=code) if plain else answer_json({"error": text}, code)
 
 
 def _user_of(request: web.Request) -> int:
@@ -349,7 +350,3 @@ def _program(body: Mapping[str, object]) -> bytes:
         return bytes.fromhex(value if isinstance(value, str) else "no")
     except ValueError:
         raise LocalError('"filter" must be a BPF program in hexadecimal digits') from None
-
-
-def _json(value: object, code: int = 200) -> web.Response:
-    return web.Response(text=json.dumps(value, indent=4) + "\n", status=code, content_type="application/json")

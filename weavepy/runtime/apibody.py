@@ -1,4 +1,5 @@
-"""What a request that changes something carries: JSON, or a form as Weave Net's script and `curl -d` send it.
+"""What a request that changes something carries: JSON, or a form as Weave Net's script and `curl -d` send it; and JSON
+in answers.
 
 Rules of this file. A page in a browser can make requests to this host, and can't read the answers, which for a change
 is no comfort. JSON is safe: a page from elsewhere may send that type only after asking first, and we grant nothing.
@@ -79,6 +80,35 @@ def texts(body: Mapping[str, object], key: str, at_most: int, at_least: int = 1)
     if not at_least <= len(value) <= at_most:
         raise LocalError(f'"{key}" must have {at_least} to {at_most} entries')
     return value
+
+
+def flag(body: Mapping[str, object], key: str, default: bool = False) -> bool:
+    """Returns a member that must be true or false, if it is there."""
+    value = body.get(key, default)
+    if not isinstance(value, bool):
+        raise LocalError(f'"{key}" must be true or false')
+    return value
+
+
+def seconds(body: Mapping[str, object], key: str, at_most: float) -> float:
+    """Returns a member that must be so many seconds at most; none if it isn't there."""
+    value = body.get(key, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= at_most:
+        raise LocalError(f'"{key}" must be a number of seconds from 0 to {at_most:.0f}')
+    return float(value)
+
+
+def switch(request: web.Request, name: str) -> bool:
+    """Returns what the query says of a name, as Weave Net's requests do: true or false, which nothing means."""
+    value = request.query.get(name, "false")
+    if value not in ("true", "false"):
+        raise LocalError(f'"{name}" must be true or false')
+    return value == "true"
+
+
+def answer_json(value: object, code: int = 200) -> web.Response:
+    """Returns an answer in JSON."""
+    return web.Response(text=json.dumps(value, indent=4) + "\n", status=code, content_type="application/json")
 
 
 def _check_names(body: Mapping[str, object], known: set[str]) -> None:

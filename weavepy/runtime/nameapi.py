@@ -1,8 +1,8 @@
 """Names over HTTP: Weave Net 2.8.1's requests, answered as it did, and our own in JSON.
 
-Rules of this file. As in `addressapi.py`: a handler checks, calls one method and renders the answer; what a browser
-sends is refused. Where there are no names Weave Net has none of its pages. The thing people get wrong: a name outside
-the domain is no mistake in Weave Net's request, since its proxy asks for whatever a container is called.
+Rules of this file. As in `api.py`: a handler checks, calls one method and renders the answer; what a browser sends is
+refused, also for our own. The thing people get wrong: a name outside the domain is no mistake in Weave Net's request,
+since its proxy asks for whatever a container is called.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from weavepy import limits
 from weavepy.errors import LocalError
-from weavepy.runtime.addressapi import NOT_FOUND
-from weavepy.runtime.apibody import one_text, read_json, refuse_browser, texts
+from weavepy.runtime.apibody import answer_json, one_text, read_json, refuse_browser, switch, texts
+from weavepy.runtime.weavenets import Handler, not_found, weave_nets
 
 ADDRESSES_MAX = 64
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class NameControl(Protocol):
@@ -39,11 +37,6 @@ class NameControl(Protocol):
     def lookup(self, text: str) -> list[str]: ...
     def services(self, name: str | None = None) -> dict[str, Any]: ...
     def events(self, since: int | None) -> AsyncGenerator[dict[str, Any] | None, None]: ...
-
-
-def is_weave_nets_name(path: str) -> bool:
-    """Tells whether a path is one of Weave Net's for names, which answers in plain text."""
-    return path in ("/name", "/domain", "/dns-address", "/dns-address-port") or path.startswith("/name/")
 
 
 class NameApi:
@@ -73,13 +66,7 @@ class NameApi:
         ]
 
     def _weave_nets(self, handler: Handler) -> Handler:
-        async def answer(request: web.Request) -> web.StreamResponse:
-            refuse_browser(request)
-            if self._control.domain() is None:
-                return web.Response(text=NOT_FOUND, status=404)
-            return await handler(request)
-
-        return answer
+        return weave_nets(lambda: self._control.domain() is not None, handler)
 
     # ---- Weave Net's
 
@@ -94,11 +81,10 @@ class NameApi:
         return _text(None if address is None else f"{address}:{self._control.port()}")
 
     async def _entries(self, _request: web.Request) -> web.Response:
-        return _json(self._control.entries() or [])
+        return answer_json(self._control.entries() or [])
 
     async def _put(self, request: web.Request) -> web.Response:
-        if request.query.get("check-alive", "false") not in ("true", "false"):
-            raise LocalError('"check-alive" must be true or false')
+        switch(request, "check-alive")
         match = request.match_info
         await self._control.put(match["container"], match["ip"], request.query.get("fqdn", ""))
         return web.Response(status=204)
@@ -114,26 +100,26 @@ class NameApi:
         body = await read_json(request, {"target", "addresses", "name"})
         addresses = texts(body, "addresses", ADDRESSES_MAX, at_least=0)
         await self._control.add(_optional(body.get("target", "")), addresses, one_text(body, "name"))
-        return _json({})
+        return answer_json({})
 
     async def _remove(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"target", "addresses", "name"})
         addresses = texts(body, "addresses", ADDRESSES_MAX, at_least=0)
         target, name = _optional(body.get("target", "")), _optional(body.get("name", ""))
-        return _json({"removed": await self._control.remove(target, addresses, name)})
+        return answer_json({"removed": await self._control.remove(target, addresses, name)})
 
     async def _lookup(self, request: web.Request) -> web.Response:
         refuse_browser(request)
-        return _json({"addresses": self._control.lookup(request.query.get("name", ""))})
+        return answer_json({"addresses": self._control.lookup(request.query.get("name", ""))})
 
     async def _args(self, request: web.Request) -> web.Response:
         refuse_browser(request)
         control = self._control
-        return _json({"domain": control.domain(), "address": control.address(), "port": control.port()})
+        return answer_json({"domain": control.domain(), "address": control.address(), "port": control.port()})
 
     async def _services(self, request: web.Request) -> web.Response:
         refuse_browser(request)
-        return _json(self._control.services(request.match_info.get("name")))
+        return answer_json(self._control.services(request.match_info.get("name")))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: each change with its revision as the id, from `since` or `Last-Event-ID` on."""
@@ -174,8 +160,4 @@ def _optional(value: object) -> str:
 
 
 def _text(text: str | None) -> web.Response:
-    return web.Response(text=NOT_FOUND, status=404) if text is None else web.Response(text=text)
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(text=json.dumps(value, indent=4) + "\n", content_type="application/json")
+    return not_found() if text is None else web.Response(text=text)

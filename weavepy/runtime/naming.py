@@ -87,10 +87,9 @@ class Naming:
         )
         if self._options.dns_on_host:
             port = self._server.addresses[0][1]
-            note = await self._run(
+            self._on_host, note = await self._run(
                 resolve_on_host, (self.address() or DNS_ADDRESS, port), self.domain() or ""
             )
-            self._on_host = not note.startswith("-")
             return (note,)
         return ()
 

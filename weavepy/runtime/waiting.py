@@ -10,9 +10,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from aiohttp import web
+
 LOOK_PERIOD_S = 0.25  # for clients that have gone away
 
 _T = TypeVar("_T")
+
+
+def is_gone(request: web.Request) -> bool:
+    """Tells whether whoever sent a request has hung up."""
+    return request.transport is None or request.transport.is_closing()
 
 
 async def unless_gone(gone: Callable[[], bool], coroutine: Coroutine[Any, Any, _T]) -> _T | None:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 
 from weavepy.errors import LocalError
 from weavepy.linux.hostsfile import check_hosts, write_hosts
-from weavepy.runtime.apibody import texts
+from weavepy.runtime.apibody import flag, texts
 
 KEYS: Final = {"names", "hosts", "rewrite_hosts", "without_dns"}
 NAMES_MAX: Final = 64
@@ -72,15 +72,9 @@ def _own_lines(name: str, addresses: Sequence[str]) -> list[str]:
 
 def parse_wishes(body: Mapping[str, object]) -> Wishes:
     """Returns what a request's body says; LocalError for what can't be."""
-    flags = {}
-    for key in ("rewrite_hosts", "without_dns"):
-        value: Any = body.get(key, False)
-        if not isinstance(value, bool):
-            raise LocalError(f'"{key}" must be true or false')
-        flags[key] = value
     names = tuple(texts(body, "names", NAMES_MAX, at_least=0))
     hosts = tuple(_hosts_line(text) for text in texts(body, "hosts", NAMES_MAX, at_least=0))
-    return Wishes(names, hosts, **flags)
+    return Wishes(names, hosts, flag(body, "rewrite_hosts"), flag(body, "without_dns"))
 
 
 def _hosts_line(text: str) -> str:

@@ -33,10 +33,9 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 
 def test_systemd_resolved_is_told_about_the_bridge(commands: list[list[str]]) -> None:
-    assert (
-        resolve_on_host(ADDRESS, "weave.local.") == "this host resolves weave.local too, by systemd-resolved"
-    )
-    assert resolve_on_host(("10.0.0.1", 5353), "a.").startswith("this host")
+    text = "this host resolves weave.local too, by systemd-resolved"
+    assert resolve_on_host(ADDRESS, "weave.local.") == (True, text)
+    assert resolve_on_host(("10.0.0.1", 5353), "a.")[1].startswith("this host")
     forget_on_host()
     assert commands == [
         ["resolvectl", "dns", "weave", "169.254.67.83"],
@@ -50,7 +49,8 @@ def test_systemd_resolved_is_told_about_the_bridge(commands: list[list[str]]) ->
 @pytest.mark.usefixtures("commands")
 @pytest.mark.parametrize(("domain", "why"), [("foo.bar.", "failed: no bus; "), ("slow.", "timed out")])
 def test_what_fails_is_said_with_another_way(domain: str, why: str) -> None:
-    note = resolve_on_host(ADDRESS, domain)
+    done, note = resolve_on_host(ADDRESS, domain)
+    assert not done
     assert note.startswith("--dns-on-host: resolvectl domain weave ~")
     assert why in note
     assert f"server=/{domain[:-1]}/169.254.67.83" in note
@@ -60,7 +60,8 @@ def test_a_host_without_it_is_told_what_to_do(
     commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hostdns, "_RUNS", Path("/nonexistent"))
-    note = resolve_on_host(("10.0.0.1", 5353), "weave.local.")
+    done, note = resolve_on_host(("10.0.0.1", 5353), "weave.local.")
+    assert not done
     assert "tell this host's resolver yourself to ask 10.0.0.1:5353 about weave.local" in note
     assert note.endswith("server=/weave.local/10.0.0.1#5353")
     forget_on_host()

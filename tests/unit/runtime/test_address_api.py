@@ -16,11 +16,11 @@ from weavepy.events import PeerName
 from weavepy.ipam.conflicts import RepairError
 from weavepy.runtime import addressing as addressing_module
 from weavepy.runtime import waiting
-from weavepy.runtime.addressapi import NOT_FOUND
 from weavepy.runtime.addressspace import AddressSpace
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import open_tcp_socket
 
+NOT_FOUND = "404 page not found\n"
 OTHER = PeerName(0x020000000002)
 
 

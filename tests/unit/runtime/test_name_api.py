@@ -18,7 +18,6 @@ from weavepy.events import PeerName
 from weavepy.names.channel import NamesChannel
 from weavepy.names.config import NamesConfig
 from weavepy.runtime import nameapi
-from weavepy.runtime.addressapi import NOT_FOUND
 from weavepy.runtime.api import Api
 from weavepy.runtime.apisockets import open_tcp_socket
 from weavepy.runtime.naming import Naming
@@ -26,6 +25,7 @@ from weavepy.runtime.options import LaunchOptions
 from weavepy.store import Store
 from weavepy.wire.names import NameEntry
 
+NOT_FOUND = "404 page not found\n"
 OWN, OTHER = PeerName(0x020000000001), PeerName(0x020000000002)
 
 
