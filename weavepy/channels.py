@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from weavepy.events import Effect, Entropy, NameAdded, NameRemoved, PeerName
-from weavepy.ipam.channel import AddressChannel, AddressEvent
+from weavepy.events import AddressEvent, Effect, Entropy, NameAdded, NameRemoved, PeerName
+from weavepy.ipam.channel import AddressChannel
 from weavepy.ipam.config import AllocatorConfig
 from weavepy.mesh.gossip import Gossiper
 from weavepy.names.channel import NamesChannel

@@ -252,6 +252,17 @@ class NameRemoved:
     address: int | None = None
 
 
+AddressEvent: TypeAlias = (
+    AddressWanted
+    | AddressCancelled
+    | AddressFreed
+    | DivisionWanted
+    | SpaceTaken
+    | SpaceLeft
+    | DivisionYielded
+    | DiskTrouble
+)
+
 Event: TypeAlias = (
     Accepted
     | Connected
@@ -270,14 +281,7 @@ Event: TypeAlias = (
     | SleeveTooBig
     | ConnectPeers
     | ForgetPeers
-    | AddressWanted
-    | AddressCancelled
-    | AddressFreed
-    | DivisionWanted
-    | SpaceTaken
-    | SpaceLeft
-    | DivisionYielded
-    | DiskTrouble
+    | AddressEvent
     | NameAdded
     | NameRemoved
 )

@@ -265,7 +265,7 @@ class Allocator:
 
     def take_over(self, gone: PeerName, now: float) -> tuple[int, list[AllocatorAction]]:
         """Makes all that `gone` owned ours: it must not come back. Returns how many addresses that is."""
-        gained = sum(one.end - one.start for one in self.ring.owned_by(gone))
+        gained = self.ring.size_of(gone)
         if gone == self._config.own or not gained:
             return 0, []
         self._ledger.divide(self.ring.transfer(gone, self._config.own))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from weavepy.events import (
     AddressCancelled,
+    AddressEvent,
     AddressFreed,
     AddressWanted,
     Answered,
@@ -29,17 +30,6 @@ from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.conflicts import RepairError
 from weavepy.ipam.leasechannel import LeaseChannel
 from weavepy.wire.ipam import CHANNEL, Range, encode_address_unicast
-
-AddressEvent = (
-    AddressWanted
-    | AddressCancelled
-    | AddressFreed
-    | DivisionWanted
-    | SpaceTaken
-    | SpaceLeft
-    | DivisionYielded
-    | DiskTrouble
-)
 
 
 class Peers(Protocol):
@@ -126,12 +116,12 @@ class AddressChannel:
             case SpaceTaken(number, peer, force):
                 self._take_over(number, peer, now, force=force)
             case SpaceLeft(number):
-                owned = self._owned()
+                owned = allocator.ring.size_of(allocator.ring.peer)
                 heirs = [peer for peer in allocator.ring.peers() if self._peers.reachable(peer)]
                 self._perform(allocator.leave(heirs))
                 if self.lease is not None:
                     self.lease.dismiss(allocator.ring.peer, now)
-                self._emit(Answered(number, owned - self._owned()))
+                self._emit(Answered(number, owned - allocator.ring.size_of(allocator.ring.peer)))
             case DivisionYielded(number, peer):
                 try:
                     actions = allocator.repair(now, peer=peer)
@@ -142,10 +132,6 @@ class AddressChannel:
                     self._emit(Answered(number, len(allocator.unclaimed)))
             case DiskTrouble(reason):
                 self._perform(allocator.set_disk_trouble(reason, now))
-
-    def _owned(self) -> int:
-        ring = self.allocator.ring
-        return sum(one.end - one.start for one in ring.owned_by(ring.peer))
 
     def _take_over(self, number: int, peer: PeerName, now: float, *, force: bool) -> None:
         if peer == self.allocator.ring.peer:

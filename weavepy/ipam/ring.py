@@ -80,6 +80,10 @@ class Ring:
         found = [one for at, e in enumerate(self.entries) if e.peer == peer for one in self.ranges(at)]
         return sorted(found)
 
+    def size_of(self, peer: PeerName) -> int:
+        """Returns how many addresses a peer owns."""
+        return sum(one.end - one.start for one in self.owned_by(peer))
+
     def owner(self, address: int) -> PeerName | None:
         """Returns who owns an address of the universe; None while nobody does."""
         if not self.entries or not self.start <= address < self.end:

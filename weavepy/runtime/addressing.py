@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.linux.expose import overlaps
 from weavepy.linux.target import is_target
-from weavepy.runtime.allocations import EXPOSE, Allocations, Given, NotInTimeError, Wanted
+from weavepy.runtime.allocations import EXPOSE, Allocations, Given, Wanted
 from weavepy.runtime.announcements import Announcements
 from weavepy.runtime.attachments import Attachments
 from weavepy.runtime.exposures import Exposures
@@ -114,12 +114,9 @@ class Addressing:
         owner = await self._attachments.owner(target)
         with self._allocations.busy(owner):
             given = await self._give(owner, parsed, gone)
-            try:
+            with self._allocations.taken_back_unless_used(owner, given):
                 warnings = await self._warn(given.interfaces)
                 attachment = await self._attachments.attach(target, given.cidrs, owner)
-            except BaseException:
-                self._allocations.take_back(owner, given)
-                raise
         if expired := [str(one) for one in given.interfaces if self._has_expired(owner, one)]:
             await self.detach(target, expired)
             raise LocalError(
@@ -142,13 +139,8 @@ class Addressing:
 
     async def detach(self, target: str, unwanted: Sequence[str]) -> dict[str, Any]:
         """Takes what is named, or all it has, from a container."""
-        cidrs: list[str] = []
         owner = await self._attachments.owner(target)
-        for one in self._allocations.parse(unwanted) if unwanted else ():
-            if isinstance(one, IPv4Network):
-                cidrs += [c for c in self._attachments.cidrs(owner) if _address(c) in one]
-            else:
-                cidrs.append(str(one))
+        cidrs = self._meant(unwanted, self._attachments.cidrs(owner))
         if unwanted and not cidrs:
             return {"target": target, "removed": []}
         removed = await self._attachments.detach(target, cidrs)
@@ -178,12 +170,9 @@ class Addressing:
         with self._allocations.busy(EXPOSE):
             given = await self._give(EXPOSE, subnets, gone)
             interfaces = [*fixed, *given.interfaces]
-            try:
+            with self._allocations.taken_back_unless_used(EXPOSE, given):
                 warnings = await self._warn(interfaces)
                 notes = await self._exposures.expose([str(one) for one in interfaces], masquerade=masquerade)
-            except BaseException:
-                self._allocations.take_back(EXPOSE, given)
-                raise
         for one in fixed:
             if self._allocations.universe is not None:
                 self.claim_later(EXPOSE, one)
@@ -194,12 +183,7 @@ class Addressing:
 
     async def hide(self, unwanted: Sequence[str]) -> dict[str, Any]:
         """Takes what is named, or all that was exposed, from this host."""
-        cidrs: list[str] = []
-        for one in self._allocations.parse(unwanted) if unwanted else ():
-            if isinstance(one, IPv4Network):
-                cidrs += [cidr for cidr in self._exposures.present if _address(cidr) in one]
-            else:
-                cidrs.append(str(one))
+        cidrs = self._meant(unwanted, self._exposures.present)
         if unwanted and not cidrs:
             return {"removed": []}
         removed = await self._exposures.hide(cidrs)
@@ -219,15 +203,12 @@ class Addressing:
         # The old one stays in the books until the new one is there, so that it goes on being listed as a clash if not.
         with self._allocations.busy(owner):
             given = await self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S, another=True)
-            try:
+            with self._allocations.taken_back_unless_used(owner, given):
                 if attachment is None:
                     masquerade = self._exposures.present[str(old)].masquerade
                     await self._exposures.expose(given.cidrs, masquerade=masquerade)
                 else:
                     await self._attachments.attach(attachment.target, given.cidrs, owner)
-            except BaseException:
-                self._allocations.take_back(owner, given)
-                raise
         if self._names is not None:
             await self._names.moved(owner, address, given.interfaces[0].ip)
         if attachment is None:
@@ -280,22 +261,17 @@ class Addressing:
             return error
         return None
 
-    # ---- the division among the peers
-
-    async def prime(
-        self,
-        timeout_s: float,
-        wait_until: Callable[[Callable[[], bool], float], Any],
-        now: Callable[[], float],
-    ) -> None:
-        """Waits until this host can give out addresses; NotInTimeError says what is missing."""
-        self._allocations.begin_division()
-        if not await wait_until(lambda: not self._allocations.lacks(now()), timeout_s):
-            raise NotInTimeError(
-                f"no addresses can be given out after {timeout_s:.0f} s: waiting for {self._allocations.lacks(now())}"
-            )
-
     # ---- what both need
+
+    def _meant(self, unwanted: Sequence[str], present: Iterable[str]) -> list[str]:
+        """Returns what is to be taken away: what is named, and of subnets what is present."""
+        cidrs: list[str] = []
+        for one in self._allocations.parse(unwanted) if unwanted else ():
+            if isinstance(one, IPv4Network):
+                cidrs += [cidr for cidr in present if _address(cidr) in one]
+            else:
+                cidrs.append(str(one))
+        return cidrs
 
     async def _give(self, owner: str, wanted: Sequence[Wanted], gone: Callable[[], bool]) -> Given:
         given = await unless_gone(gone, self._allocations.give(owner, wanted, limits.ADDRESS_WAIT_S))

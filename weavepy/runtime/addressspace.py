@@ -9,7 +9,7 @@ so nothing of it may be configured here any more by then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -20,7 +20,7 @@ from weavepy.ipam import report
 from weavepy.ipam.channel import AddressChannel
 from weavepy.linux.target import parse_cidrs
 from weavepy.runtime.addressing import Addressing
-from weavepy.runtime.allocations import OFF, Allocations, NotInTimeError
+from weavepy.runtime.allocations import EXPOSE, OFF, Allocations
 from weavepy.wire.peername import format_peer_name, parse_peer_name
 
 OWNER_LENGTH_MAX = 256
@@ -65,9 +65,10 @@ class AddressSpace:
             return None
         subnet = str(self._allocations.subnet)
         section = report.report(self._channel.allocator, self._clock(), default_subnet=subnet)
-        lease = self._channel.lease
-        section["Lease"] = None if lease is None else lease.lease.report(self._clock())
-        section["Warnings"] = self.check()
+        section["Lease"] = None
+        if self._channel.lease is not None:
+            section["Lease"] = self._channel.lease.lease.report(self._clock())
+            section["Warnings"] += self._channel.lease.lease.warnings()
         return section
 
     def figures(self) -> dict[str, int] | None:
@@ -140,7 +141,7 @@ class AddressSpace:
             if one not in held:
                 raise LocalError(f"Unable to free: address {one} not found for {owner}")
             if self._addressing.is_configured(owner, one):
-                how = "weavepy hide" if owner == "weave:expose" else "weavepy detach"
+                how = "weavepy hide" if owner == EXPOSE else "weavepy detach"
                 raise LocalError(f"Unable to free: {one} is in use by {owner}; take it away with `{how}`")
         for one in wanted:
             self._allocations.free_unused(owner, one)
@@ -154,12 +155,11 @@ class AddressSpace:
 
     async def prime(self, timeout_s: float) -> str:
         """Waits so long for this host to be able to give out addresses; returns what is missing then, or nothing."""
-        try:
-            await self._addressing.prime(timeout_s, self._wait_until, self._clock)
-        except NotInTimeError:
-            missing = sorted(peer for peer, state in self._targets().items() if state != "established")
-            return self._lacks() + (f"; not connected: {', '.join(missing)}" if missing else "")
-        return ""
+        self._allocations.begin_division()
+        if await self._wait_until(lambda: not self._lacks(), timeout_s):
+            return ""
+        missing = sorted(peer for peer, state in self._targets().items() if state != "established")
+        return self._lacks() + (f"; not connected: {', '.join(missing)}" if missing else "")
 
     def _lacks(self) -> str:
         return self._allocations.lacks(self._clock())
@@ -176,20 +176,11 @@ class AddressSpace:
         return self._present.allocator.ledger.nicknames.get(peer)
 
     def _find(self, text: str) -> PeerName | None:
-        try:
-            return parse_peer_name(text)
-        except WireError:
-            pass
         channel = self._present
-        own = channel.allocator.ring.peer
-        owners = channel.allocator.ring.peers() | {own}
+        owners = channel.allocator.ring.peers() | {channel.allocator.ring.peer}
         called = [peer for peer in sorted(owners) if self._nickname(peer) == text]
         # A host that came back as another is called what it was called before.
-        found = [peer for peer in called if not channel.reachable(peer)] or called
-        if len(found) > 1:
-            listed = ", ".join(format_peer_name(peer) for peer in found)
-            raise LocalError(f"several peers are called {text}; give the name of one: {listed}")
-        return found[0] if found else None
+        return _only_peer(text, [peer for peer in called if not channel.reachable(peer)] or called)
 
     async def repair(self, peer: str, *, renumber: bool) -> dict[str, Any]:
         """Gives up this host's division of the addresses for the one that contradicts it, or of several for that of
@@ -197,8 +188,8 @@ class AddressSpace:
         """
         allocator = self._present.allocator
         gave_way = ""
-        if peer or any(conflict.is_ring for conflict in allocator.conflicts):
-            found = [c for c in allocator.conflicts if c.is_ring]
+        found = [conflict for conflict in allocator.conflicts if conflict.is_ring]
+        if peer or found:
             name = self._find_foreign(peer) if peer else None
             chosen = [c for c in found if name is None or name in c.peers]
             gave_way = allocator.described(chosen[0]) if chosen else ""
@@ -221,18 +212,11 @@ class AddressSpace:
 
     def _find_foreign(self, text: str) -> PeerName:
         """Returns the peer that a name or nickname in a ring other than ours means."""
-        try:
-            return parse_peer_name(text)
-        except WireError:
-            pass
         named = {peer: name for c in self._present.allocator.conflicts for peer, name in c.nicknames.items()}
-        found = sorted(peer for peer, name in named.items() if name == text)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(format_peer_name(peer) for peer in found)
-            raise LocalError(f"several peers are called {text}; give the name of one: {listed}")
-        raise LocalError(f"no peer called {text} has another division; `weavepy ipam check` says who has")
+        found = _only_peer(text, sorted(peer for peer, name in named.items() if name == text))
+        if found is None:
+            raise LocalError(f"no peer called {text} has another division; `weavepy ipam check` says who has")
+        return found
 
     def _is_settled(self) -> bool:
         """Whether all that was asked of others has been answered."""
@@ -255,6 +239,18 @@ class AddressSpace:
         await asyncio.sleep(limits.LEAVE_FLUSH_S)  # the news are written a moment later
         lost = 0 if heard or alone else left
         return {"left": left - lost, "lost": lost, "name": format_peer_name(ring.peer)}
+
+
+def _only_peer(text: str, called: Sequence[PeerName]) -> PeerName | None:
+    """Returns the peer whose name a text is, or the only one that is `called` so; LocalError if there are several."""
+    try:
+        return parse_peer_name(text)
+    except WireError:
+        pass
+    if len(called) > 1:
+        listed = ", ".join(format_peer_name(peer) for peer in called)
+        raise LocalError(f"several peers are called {text}; give the name of one: {listed}")
+    return called[0] if called else None
 
 
 def _checked(owner: str) -> str:

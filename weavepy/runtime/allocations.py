@@ -149,18 +149,23 @@ class Allocations:
         `another`: of a subnet not what it has already.
         """
         given = Given()
-        with self.busy(owner):
-            try:
-                for one in wanted:
-                    before = [have.ip for have in self.addresses(owner)]
-                    interface = await self._give_one(owner, one, timeout_s, another)
-                    given.interfaces.append(interface)
-                    if interface.ip not in before:
-                        given.fresh.append(interface)
-            except BaseException:
-                self.take_back(owner, given)
-                raise
+        with self.busy(owner), self.taken_back_unless_used(owner, given):
+            for one in wanted:
+                before = [have.ip for have in self.addresses(owner)]
+                interface = await self._give_one(owner, one, timeout_s, another)
+                given.interfaces.append(interface)
+                if interface.ip not in before:
+                    given.fresh.append(interface)
         return given
+
+    @contextmanager
+    def taken_back_unless_used(self, owner: str, given: Given) -> Iterator[None]:
+        """Takes back what an owner got if what it is for fails."""
+        try:
+            yield
+        except BaseException:
+            self.take_back(owner, given)
+            raise
 
     def take_back(self, owner: str, given: Given) -> None:
         """Frees what an owner got and can't use."""

@@ -535,19 +535,16 @@ def test_a_start_frees_what_was_never_configured_and_claims_what_is_in_use() -> 
     run(bench, scenario)
 
 
-def test_prime_says_what_is_missing() -> None:
+def test_what_is_missing_for_a_division_is_said() -> None:
     bench = Bench(init="consensus=3")
 
     async def scenario() -> None:
-        async def wait_until(condition: Callable[[], bool], _timeout_s: float) -> bool:
-            return condition()
-
-        with pytest.raises(NotInTimeError, match="after 5 s: waiting for the first division"):
-            await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
+        bench.allocations.begin_division()
+        assert bench.allocations.lacks(5.0).startswith("the first division")
         assert bench.channel is not None
         ledger = bench.channel.allocator._ledger
         ledger.ring = ledger.ring.divide([OWN])
-        await bench.addressing.prime(5.0, wait_until, lambda: bench.now)
+        assert bench.allocations.lacks(5.0) == ""
 
     run(bench, scenario)
 
