@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
@@ -59,14 +59,18 @@ class Addressing:
         """Returns (MAC, address with prefix length) of all that is attached or exposed here."""
         return [*self._attachments.addresses(), *self._exposures.addresses()]
 
-    def subnets(self) -> list[IPv4Network]:
-        """Returns the subnets that containers and this host have addresses of, and the one they would get them of."""
+    def subnets(self) -> Iterator[IPv4Network]:
+        """Yields the subnet that addresses come from if nothing is said, then the others that containers and this host
+        have some of: each query for a name asks, and mostly the first will do.
+        """
+        usual = self._allocations.subnet
+        if usual is not None:
+            yield usual
         cidrs = frozenset(cidr for _, cidr in self.configured())
         if cidrs != self._known_cidrs:
             self._known_cidrs = cidrs
             self._subnets = sorted({IPv4Interface(cidr).network for cidr in cidrs})
-        usual = self._allocations.subnet
-        return self._subnets if usual is None or usual in self._subnets else [usual, *self._subnets]
+        yield from (subnet for subnet in self._subnets if subnet != usual)
 
     def is_configured(self, owner: str, address: IPv4Address) -> bool:
         """Tells whether an owner has an address on an interface here."""

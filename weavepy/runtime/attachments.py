@@ -284,15 +284,14 @@ class Attachments:
         known = self.present.get(inode) if inode not in self._ended else None
         had = known.cidrs if known is not None else ()
         wanted = [*had, *(cidr for cidr in cidrs if cidr not in had)]
-        intent = {"target": target, "owner": owner, "identity": identity}
-        self._journal.put(key, {**intent, "cidrs": wanted})
+        self._journal.put(key, _intent(target, owner, identity, wanted))
         try:
             attachment = attach(target, cidrs, mtu=self._mtu)
         except BaseException:
             self._restore(key, before)
             raise
         if list(attachment.cidrs) != wanted:
-            self._restore(key, {**intent, "cidrs": list(attachment.cidrs)})
+            self._restore(key, _intent(target, owner, identity, attachment.cidrs))
         return attachment
 
     def _restore(self, key: str, before: object) -> None:
@@ -304,18 +303,9 @@ class Attachments:
         except LocalError as error:
             log.warning("%s: the next start may attach what isn't attached now: %s", key, error)
 
-    def _remember(self, attachment: Attachment, owner: str) -> None:
-        intent = {
-            "target": attachment.target,
-            "owner": owner,
-            "cidrs": list(attachment.cidrs),
-            "identity": target_identity(attachment.target),
-        }
-        self._journal.put(f"{PREFIX}{attachment.netns_inode}", intent)
-
     def _detach(self, target: str, cidrs: Sequence[str]) -> tuple[list[str], Attachment | None, int]:
         try:
-            inode = target_identity(target)["netns_inode"]
+            identity = target_identity(target)
         except LocalError:
             gone = next((a for a in self.present.values() if a.target == target), None)
             if gone is None or (cidrs and not set(gone.cidrs) <= set(cidrs)):
@@ -324,6 +314,7 @@ class Attachments:
             remove_pair(gone.netns_inode)
             self._journal.delete(f"{PREFIX}{gone.netns_inode}")
             return list(gone.cidrs), None, gone.netns_inode
+        inode = identity["netns_inode"]
         assert isinstance(inode, int)
         key = f"{PREFIX}{inode}"
         intent = self._journal.items(key).get(key)
@@ -332,7 +323,8 @@ class Attachments:
         if left is None or not left.cidrs:
             self._journal.delete(key)
         else:
-            self._remember(left, self._owners.get(inode, target))
+            owner = self._owners.get(inode, target)
+            self._journal.put(key, _intent(target, owner, identity, left.cidrs))
         return before, left, inode
 
     def _attach_again(self, intent: Mapping[str, Any]) -> Attachment | None:
@@ -341,3 +333,10 @@ class Attachments:
         except LocalError:
             return None
         return attach(intent["target"], intent["cidrs"], mtu=self._mtu) if same else None
+
+
+def _intent(
+    target: str, owner: str, identity: Mapping[str, object], cidrs: Sequence[str]
+) -> dict[str, object]:
+    """Returns what is kept of an attachment."""
+    return {"target": target, "owner": owner, "identity": dict(identity), "cidrs": list(cidrs)}
