@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ from typing import Final
 from bench.systems import Program
 from weavepy.errors import LocalError
 from weavepy.events import PeerName
+from weavepy.names.records import Records
 from weavepy.names.resolver import Resolver
 from weavepy.runtime.dnsserver import DnsServer, LocalClients
 from weavepy.runtime.dnssockets import open_dns_sockets
@@ -35,19 +35,11 @@ _NO_LIMIT: Final = 10**9
 _END_WAIT_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    address: int
-    origin: PeerName
-    container: str
-    hostname: str
-
-
-def zone() -> dict[str, list[Entry]]:
-    """Returns what all servers know, by name."""
-    peer, numbers = PeerName(1), iter(range(_FIRST, _FIRST + NAMES * ADDRESSES_PER_NAME))
+def zone() -> dict[str, list[int]]:
+    """Returns what all servers know: the addresses of each name."""
+    numbers = iter(range(_FIRST, _FIRST + NAMES * ADDRESSES_PER_NAME))
     return {
-        name: [Entry(next(numbers), peer, name, name) for _ in range(ADDRESSES_PER_NAME)]
+        name: [next(numbers) for _ in range(ADDRESSES_PER_NAME)]
         for name in (f"c{number}.{DOMAIN}" for number in range(NAMES))
     }
 
@@ -63,9 +55,9 @@ def dnsmasq(port: int) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as place:
         hosts = Path(place) / "hosts"
         lines = (
-            f"{IPv4Address(entry.address)} {name.removesuffix('.')}\n"
-            for name, entries in zone().items()
-            for entry in entries
+            f"{IPv4Address(address)} {name.removesuffix('.')}\n"
+            for name, addresses in zone().items()
+            for address in addresses
         )
         hosts.write_text("".join(lines))
         flags = [
@@ -85,9 +77,9 @@ def dnsmasq(port: int) -> Iterator[int]:
 def unbound(port: int) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as place:
         data = (
-            f'local-data: "{name} 1 IN A {IPv4Address(entry.address)}"\n'
-            for name, entries in zone().items()
-            for entry in entries
+            f'local-data: "{name} 1 IN A {IPv4Address(address)}"\n'
+            for name, addresses in zone().items()
+            for address in addresses
         )
         path = Path(place) / "unbound.conf"
         path.write_text(
@@ -127,22 +119,13 @@ def _running(argv: Sequence[str], place: str | None) -> Iterator[int]:
                 process.wait(_END_WAIT_S)
 
 
-class _Records:
-    """The zone, as the resolver wants it."""
-
-    revision = 1
-
-    def __init__(self) -> None:
-        self._zone = zone()
-
-    def addresses(self, name: str) -> list[Entry]:
-        return self._zone.get(name, [])
-
-    def known(self, name: str) -> bool:
-        return name in self._zone
-
-    def reverse(self, _address: int) -> None:
-        return None  # nobody asks
+def _records() -> Records:
+    """Returns the zone, as the resolver wants it."""
+    records = Records(PeerName(1))
+    for name, addresses in zone().items():
+        for address in addresses:
+            records.add(name, address, name)
+    return records
 
 
 async def _serve(port: int) -> None:
@@ -150,7 +133,7 @@ async def _serve(port: int) -> None:
     server = DnsServer(
         open_dns_sockets([("127.0.0.1", port)]),
         Resolver(
-            _Records(),
+            _records(),
             domain=DOMAIN,
             ttl_s=1,
             entropy=random.Random(),

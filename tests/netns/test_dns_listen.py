@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from weavepy.events import PeerName
 from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
 from weavepy.lab.topology import link
+from weavepy.names.records import Records
 from weavepy.runtime.dns import open_listening, start_dns
 from weavepy.runtime.options import LaunchOptions
 
@@ -19,26 +19,14 @@ SERVER = "169.254.67.83"
 ONE = PeerName(1)
 
 
-@dataclass(frozen=True)
-class Entry:
-    address: int
-    origin: PeerName = ONE
-    container: str = "c"
-    hostname: str = "Web.weave.local."
-
-
-class Records:
-    revision = 1
-
-    def addresses(self, name: str) -> list[Entry]:
-        count = {"web.weave.local.": 2, "many.weave.local.": 60}.get(name, 0)
-        return [Entry(0x0A200001 + number) for number in range(count)]
-
-    def known(self, name: str) -> bool:
-        return bool(self.addresses(name))
-
-    def reverse(self, address: int) -> Entry | None:
-        return Entry(address) if address == 0x0A200001 else None
+def records() -> Records:
+    """Two addresses of one name, and sixty of another."""
+    known = Records(ONE)
+    for number in range(2):
+        known.add("c", 0x0A200001 + number, "Web.weave.local.")
+    for number in range(60):
+        known.add("c", 0x0A210001 + number, "many.weave.local.")
+    return known
 
 
 def getent(client: Space, resolv_conf: Path, *query: str) -> tuple[int, list[str]]:
@@ -60,7 +48,7 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
         sockets, warnings = open_listening(options)
         server = await start_dns(
             options,
-            Records(),
+            records(),
             sockets,
             alive=lambda _entry: True,
             subnets=lambda: [IPv4Network(f"{near.addresses[0]}/24", strict=False)],
