@@ -226,6 +226,17 @@ class Company:
             del octets[draw.randrange(len(octets) + 1) :]
         return bytes(octets)
 
+    def speak(self, conn: ConnId) -> None:
+        """Lets a peer say something, now and then something broken."""
+        peer = self.peers[conn]
+        broken = self.draw.random() < 0.25
+        said = self.broken(peer) if broken else self.honest(peer)
+        if broken:
+            note_what_may_be_passed_on(self, said)
+        closed = self.say(conn, said)
+        assert closed in ([], [conn]), "a message ends the connection that brought it, and no other"
+        self.refused += len(closed)
+
     def engine_news(self) -> ev.Event:
         draw = self.draw
         index = draw.choice([*self.links, 4097])
@@ -266,15 +277,7 @@ def test_whatever_peers_say_nobody_is_hurt(
         elif what < 0.4:
             company.perform(company.router.handle(company.engine_news(), company.now))
         else:
-            conn = draw.choice(settled)
-            peer = company.peers[conn]
-            broken = draw.random() < 0.25
-            said = company.broken(peer) if broken else company.honest(peer)
-            if broken:
-                note_what_may_be_passed_on(company, said)
-            closed = company.say(conn, said)
-            assert closed in ([], [conn]), "a message ends the connection that brought it, and no other"
-            company.refused += len(closed)
+            company.speak(draw.choice(settled))
     company.wait(61.0)
     assert company.joined > 30
     assert (company.plain < company.sleeves) is (password is not None)
