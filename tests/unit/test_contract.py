@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "weavepy"
 MODULES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "limits", "events", "tokenbucket"}
+BASE = {"errors", "limits", "events", "printable", "tokenbucket"}
 PURE = {"wire": BASE, "crypto": BASE | {"wire"}}
 PURE |= {"mesh": BASE | {"wire", "crypto"}, "switch": BASE | {"wire", "crypto"}}
 PURE |= {"ipam": BASE | {"wire"}, "names": BASE | {"wire"}}
@@ -30,16 +30,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "limits": set(),
+    "printable": set(),
     "events": {"errors", "limits"},
     "tokenbucket": set(),
     **PURE,
     **RIM,
     "daemon": BASE | set(PURE) | set(RIM) | {"runtime", "_fastpath"},
     "client": {"errors", "limits"},
-    "doctor": {"errors", "limits", "client", "linux", "runtime.status", "_fastpath"},
+    "doctor": {"errors", "limits", "printable", "client", "linux", "runtime.status", "_fastpath"},
     "cli": {
         "errors",
         "limits",
+        "printable",
         "client",
         "lab",
         "doctor",

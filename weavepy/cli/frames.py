@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from weavepy.cli import CommandError
+from weavepy.printable import visible
 
 _HEADER: Final = struct.Struct("=QQQIIBxBBHHHH4x")  # struct wv_copy of native/monitor.h
 _COUNTS: Final = 255  # the direction of a header that carries counts
@@ -106,10 +107,10 @@ class TextWriter:
         seconds, nanoseconds = divmod(frame.time_ns, 1_000_000_000)
         stamp = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{nanoseconds // 1000:06}"
         packet = self._dissect(frame.octets)
-        self._file.write(f"{stamp} {self._way(frame)}: {_visible(packet.summary())}, {_size(frame)}\n")
+        self._file.write(f"{stamp} {self._way(frame)}: {visible(packet.summary())}, {_size(frame)}\n")
         if self._verbose:
             lines = str(packet.show(dump=True)).splitlines()
-            self._file.write("".join(f"    {_visible(line)}\n" for line in lines))
+            self._file.write("".join(f"    {visible(line)}\n" for line in lines))
 
     def flush(self) -> None:
         self._file.flush()
@@ -130,10 +131,6 @@ def _size(frame: Frame) -> str:
     if len(frame.octets) < frame.length:
         text += f", {len(frame.octets)} captured"
     return text + (f", super-frame of {frame.gso_size}-octet segments" if frame.gso_type else "")
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_scapy() -> None:

@@ -26,7 +26,8 @@ from weavepy.doctor.finding import (
     Findings,
 )
 from weavepy.doctor.way import judge_firewall, judge_mtu, judge_ports
-from weavepy.runtime.status import NO_FRAMES, advice_for, is_silent, visible, wanted_connections
+from weavepy.printable import visible
+from weavepy.runtime.status import NO_FRAMES, advice_for, is_silent, wanted_connections
 
 OVERLAY_RANGE = "10.32.0.0/12"
 _OFFLOADS = {

@@ -24,7 +24,8 @@ from weavepy.doctor.finding import (
     host_of,
 )
 from weavepy.doctor.firewall import DROPS, PASSES, Chain, Packet, Verdict, judge_packet
-from weavepy.runtime.status import mtu_warnings, visible, wanted_connections
+from weavepy.printable import visible
+from weavepy.runtime.status import mtu_warnings, wanted_connections
 
 STATUS_PORT = 6782
 OVERLAY_RANGE = "10.32.0.0/12"

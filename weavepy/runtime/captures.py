@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from weavepy import limits
 from weavepy.errors import LocalError, WireError
+from weavepy.printable import visible
 from weavepy.runtime.dataplane import EngineLike
-from weavepy.runtime.status import visible
 from weavepy.wire.peername import parse_peer_name
 
 log = logging.getLogger("weavepy.captures")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weavepy.runtime.ipamtext import label, visible
+from weavepy.printable import visible
+from weavepy.runtime.ipamtext import label
 
 Section = Mapping[str, Any]
 

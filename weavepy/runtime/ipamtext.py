@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from weavepy.printable import visible
+
 Section = Mapping[str, Any]
-
-
-def visible(text: str) -> str:
-    """Escapes what a terminal would obey instead of show."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def label(name: str, value: str) -> str:

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from weavepy.printable import visible
+
 FILE_NAME = "weavepy.log"
 FILE_BYTES_MAX = 4 * 1024 * 1024
 FILES_KEPT = 3
@@ -43,7 +45,7 @@ class PlainLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         name = record.name.removeprefix("weavepy.")
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
+        text = visible(record.getMessage())
         line = f"{_utc(record)} {record.levelname.lower()} {name}: {text}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

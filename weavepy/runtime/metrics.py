@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from weavepy.runtime.ipamtext import visible
+from weavepy.printable import visible
 from weavepy.runtime.status import STATES
 
 _TYPES = ("fastpath", "sleeve", "unknown")

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weavepy.printable import visible
 from weavepy.runtime.dnstext import dns_block
 from weavepy.runtime.ipamtext import ipam_block, ipam_warnings, label
-from weavepy.runtime.ipamtext import visible as visible  # for all who show names
 
 Report = Mapping[str, Any]
 
