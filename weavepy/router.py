@@ -40,6 +40,7 @@ from weavepy.mesh.dialler import Dialler
 from weavepy.mesh.gossip import Gossiper
 from weavepy.mesh.neighbours import Neighbour, Verdict, judge
 from weavepy.mesh.report import report_broadcast, report_peers, report_target, report_unicast
+from weavepy.mesh.retelling import Retelling
 from weavepy.mesh.topology import SHORT_IDS
 from weavepy.mesh.topology_channel import CHANNEL
 from weavepy.names.config import NamesConfig
@@ -99,6 +100,7 @@ class Router:
             scanner=scanner,
             gone=lambda peers: self._channels.peers_gone(peers),
         )
+        self._retelling = Retelling()
         self._topology = self._network.topology
         self._gossip = Gossiper(config.name, self._network.routes, entropy)
         self._gossip.add_channel(self._network.channel)
@@ -299,7 +301,7 @@ class Router:
             self._dialler.connected(session.dialled, peer)
         self._log("info", f"connected to {session.describe()}")
         self._perform(session, link.start(now))
-        if restarted or not reachable:
+        if self._retelling.due(peer, now) or restarted or not reachable:
             self._gossip.send_complete(peer)
 
     def _handle_message(self, session: Session, message: Message, now: float) -> None:
@@ -346,6 +348,7 @@ class Router:
             self._gossip.remove_neighbour(session.peer)
             self._topology.disconnect(session.peer)
             self._topology.release(session.peer)
+            self._retelling.ended(session.peer)
             self._effects += self._network.collect_garbage()
             self._remember_neighbours()
             self._terminations += 1

@@ -244,6 +244,28 @@ def test_both_sides_of_a_partition_change_and_agree_when_it_heals() -> None:
         assert everywhere(hosts, "web", [1, 2, 3, 4, 5, 6])()
 
 
+@pytest.mark.parametrize("seed", [1, 2, 14, 57, 58, 82, 128])
+def test_an_interruption_that_only_some_links_outlive_loses_no_change(seed: int) -> None:
+    """About as long as a silent link lives. Whoever returned first made the others seem to be reachable all along, or
+    had forgotten nothing and so passed nothing on: with these seeds, until the periodic gossip."""
+    world = World(seed)
+    hosts = mesh(world, 3)
+    for host in hosts:
+        add(host, "web")
+    world.run(2 + random.Random(seed).random() * 20)
+    world.cut((1, 3), (2, 3))
+    add(hosts[2], "far")
+    remove(hosts[0], "web")
+    add(hosts[0], "late")
+    world.run(11 + random.Random(seed * 7).random() * 3)
+    world.heal()
+    world.run_until(lambda: full_mesh(hosts), HEALED_WITHIN_S)
+    world.run_until(lambda: equal(hosts), HEALED_NAMES_WITHIN_S)
+    assert everywhere(hosts, "web", [2, 3])()
+    assert everywhere(hosts, "late", [1])()
+    assert everywhere(hosts, "far", [3])()
+
+
 def test_a_short_interruption_loses_no_change() -> None:
     """The links outlive it, and TCP delivers late what was said."""
     world = World(15)
