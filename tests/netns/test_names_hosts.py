@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,14 @@ for name in sys.argv[1:]:
         print(name, *sorted(info[4][0] for info in found))
     except OSError:
         print(name, "-")
+"""
+
+ASK_SRV = """
+import sys
+from dnslib import DNSRecord
+reply = DNSRecord.parse(DNSRecord.question(sys.argv[2], "SRV").send(sys.argv[1], timeout=2))
+for record in reply.rr:
+    print(record.rdata)
 """
 
 
@@ -140,6 +149,13 @@ def test_containers_ask_their_own_host_by_name(lab: Lab, resolv_conf: Path) -> N
     assert "\n        Service: dns\n         Domain: weave.local.\n       Upstream: " in status
     assert "\n            TTL: 1\n        Entries: 3\n" in status
     assert "weave_dns_entries 3.0" in one.run(["curl", "-s", "http://127.0.0.1:6782/metrics"]).stdout
+    # Where it is served.
+    one.weavepy("dns-add", web.target, "-h", "8080._http._tcp.web.weave.local")
+    until(lambda: "8080._http._tcp.web" in names(two), 1.0)
+    found = db.run([sys.executable, "-c", ASK_SRV, DNS_ADDRESS, "_http._tcp.web.weave.local"]).stdout
+    assert found == "0 1 8080 10-32-1-1.8080._http._tcp.web.weave.local.\n"
+    target = found.split()[-1]
+    assert ask(db, resolv_conf, target) == [f"{target} 10.32.1.1"]
     # An address takes its names with it.
     one.weavepy("detach", web.target)
     until(lambda: set(names(two)) == {"db"}, 1.0)

@@ -10,10 +10,11 @@ A peer that was cut off for longer may still spread the name, until that reaches
 nobody takes names of an origin that nobody can reach.
 """
 
+import re
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from weavepy import limits
 from weavepy.events import PeerName
@@ -21,6 +22,7 @@ from weavepy.wire.names import Identity, NameEntry
 
 _Key = TypeVar("_Key", str, int)
 _Order: TypeAlias = tuple[str, PeerName, str, int, str]
+_SERVICE: Final = re.compile(r"([1-9][0-9]{0,4})\.(_[^.]+\._[^.]+\..+)")  # a port, and what is served there
 
 
 class NameChange(NamedTuple):
@@ -50,7 +52,8 @@ class Records:
         self._by_origin: dict[PeerName, set[Identity]] = {}
         self._removed: dict[PeerName, dict[Identity, None]] = {}  # tombstones, in the order they came
         self._by_name: dict[str, list[NameEntry]] = {}  # live ones only, by lower-case name
-        self._by_address: dict[int, list[NameEntry]] = {}
+        self._by_service: dict[str, list[NameEntry]] = {}  # of these, those that tell of a port, without it
+        self._by_address: dict[int, list[NameEntry]] = {}  # the others
         self._chars = 0  # of the texts of others
         self._changes: deque[NameChange] = deque(maxlen=limits.NAME_CHANGES_MAX)
 
@@ -69,6 +72,10 @@ class Records:
         """Returns the first live entry of an address."""
         found = self._by_address.get(address)
         return found[0] if found else None
+
+    def services(self, name: str) -> list[NameEntry]:
+        """Returns the live entries that say at which port a name like _http._tcp.web.weave.local. is served."""
+        return list(self._by_service.get(name.lower(), ()))
 
     def known(self, name: str) -> bool:
         """Tells whether a name has a live entry."""
@@ -239,12 +246,22 @@ class Records:
             self._removed.setdefault(after.origin, {})[after.identity] = None
         if was_live:
             assert before is not None
-            _take_out(self._by_name, _lower(before.hostname), before)
-            _take_out(self._by_address, before.address, before)
+            name = _lower(before.hostname)
+            _take_out(self._by_name, name, before)
+            service = _service(name)
+            if service is None:
+                _take_out(self._by_address, before.address, before)
+            else:
+                _take_out(self._by_service, service, before)
         if is_live:
             assert after is not None
-            _put_in(self._by_name, _lower(after.hostname), after)
-            _put_in(self._by_address, after.address, after)
+            name = _lower(after.hostname)
+            _put_in(self._by_name, name, after)
+            service = _service(name)
+            if service is None:
+                _put_in(self._by_address, after.address, after)
+            else:
+                _put_in(self._by_service, service, after)
         if was_live != is_live:
             self.revision += 1
             entry = after if is_live else before
@@ -256,6 +273,12 @@ def _lower(name: str) -> str:
     """Returns a name in lower case: the same object if it is, since there may be many."""
     lower = name.lower()
     return name if name == lower else lower
+
+
+def _service(name: str) -> str | None:
+    """Returns what is served at the port that a name in lower case begins with, None if it tells of no port."""
+    told = _SERVICE.fullmatch(name)
+    return told[2] if told is not None and int(told[1]) <= 0xFFFF else None
 
 
 def _put_in(index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -> None:

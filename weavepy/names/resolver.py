@@ -2,15 +2,18 @@
 
 Rules of this file. Nothing within our domain, and no name without a dot, is ever passed on. An address is in an answer
 only while its peer can be reached and its container is well; when all of a name's have left, the answer is empty, and
-only a name that nobody has doesn't exist. Weave Net's flags: a "no such name" isn't authoritative, all else is. Where
-it and we differ: a "no" says how long it holds (SOA), the domain itself exists, SRV is answered, ANY and zone transfers
-are refused, and questions about top-level domains as such (NS, SOA, DS, DNSKEY) are passed on, without which no
-validating resolver could work behind us.
+only a name that nobody has doesn't exist. Where a name is served is told by names too, 8080._http._tcp.NAME, and
+10-32-0-1.NAME is that one of NAME's addresses, as SRV records need a name for each (RFC 2782). Weave Net's flags: a "no
+such name" isn't authoritative, all else is. Where it and we differ: a "no" says how long it holds (SOA), the domain
+itself exists, SRV is answered, ANY and zone transfers are refused, and questions about top-level domains as such (NS,
+SOA, DS, DNSKEY) are passed on, without which no validating resolver could work behind us.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 from typing import Final, Protocol, TypeVar
 
 from weavepy.events import Entropy, PeerName
@@ -44,6 +47,8 @@ _T = TypeVar("_T")
 _REVERSE: Final = ".in-addr.arpa."
 _ZONE_TYPES: Final = frozenset((TYPE_NS, TYPE_SOA, TYPE_DS, TYPE_DNSKEY))
 _REFUSED: Final = Answer(REFUSED)
+_DASHED: Final = re.compile(r"([0-9]{1,3}(?:-[0-9]{1,3}){3})\.(.+)")
+_SRV_BYTES: Final = 30  # of one of an answer's SRV records, at least and without the name that was asked for
 
 
 class Entry(Protocol):
@@ -67,10 +72,7 @@ class Records(Protocol):
     def addresses(self, name: str) -> Sequence[Entry]: ...
     def reverse(self, address: int) -> Entry | None: ...
     def known(self, name: str) -> bool: ...
-
-
-Service = tuple[int, int, int, str]  # priority, weight, port, target
-Services = Callable[[str], Sequence[Service]]
+    def services(self, name: str) -> Sequence[Entry]: ...
 
 
 class Resolver:
@@ -84,7 +86,6 @@ class Resolver:
         ttl_s: int,
         entropy: Entropy,
         alive: Callable[[Entry], bool],
-        services: Services = lambda _name: (),
     ) -> None:
         """`alive`: whether what an entry says can be used now."""
         self._records = records
@@ -94,7 +95,6 @@ class Resolver:
         self._ttl_s = ttl_s
         self._entropy = entropy
         self._is_alive = alive
-        self._services = services
 
     def resolve(self, query: Query, *, tcp: bool) -> Answer | None:
         """Returns the answer, or None if the question is for the host's own resolvers."""
@@ -119,8 +119,8 @@ class Resolver:
         return list(dict.fromkeys(entry.address for entry in self._alive(name)))
 
     def _local(self, name: str, query: Query, *, tcp: bool) -> Answer:
-        if query.qtype == TYPE_SRV and (services := self._services(name)):
-            return self._srv(services)
+        if query.qtype == TYPE_SRV and (services := self._records.services(name)):
+            return self._srv(services, answer_limit(query, tcp=tcp) // (_SRV_BYTES + len(name)))
         if not self._exists(name):
             return Answer(NXDOMAIN, zone=self._zone())
         if query.qtype != TYPE_A or not (addresses := self.lookup(name)):
@@ -130,22 +130,30 @@ class Resolver:
         return Answer(NOERROR, True, [address.to_bytes(4, "big") for address in drawn], self._ttl_s)
 
     def _exists(self, name: str) -> bool:
-        return self._records.known(name) or bool(self._records.addresses(name) or self._services(name))
+        return self._records.known(name) or bool(self._entries(name) or self._records.services(name))
+
+    def _entries(self, name: str) -> Sequence[Entry]:
+        entries = self._records.addresses(name)
+        if entries or (dashed := _DASHED.fullmatch(name)) is None:
+            return entries
+        address = _address(dashed[1].split("-"))
+        return [entry for entry in self._records.addresses(dashed[2]) if entry.address == address]
 
     def _alive(self, name: str) -> list[Entry]:
-        return [entry for entry in self._records.addresses(name) if self._is_alive(entry)]
+        return [entry for entry in self._entries(name) if self._is_alive(entry)]
 
-    def _srv(self, services: Sequence[Service]) -> Answer:
-        """Only what is somewhere: a target of ours without an address is nowhere."""
-        live = [service for service in services if self._is_somewhere(service[3])]
-        if not live:
+    def _srv(self, services: Sequence[Entry], most: int) -> Answer:
+        live = [entry for entry in services if self._is_alive(entry)]
+        rdata = []
+        for entry in self._drawn(live, most):
+            port, target = entry.hostname.partition(".")[0], _dashed(entry.address) + "." + entry.hostname
+            try:
+                rdata.append(encode_srv(0, 1, int(port), target))
+            except ValueError:  # a name from a peer that no name can be, or too long a one
+                continue
+        if not rdata:
             return Answer(NOERROR, True, zone=self._zone())
-        drawn = self._drawn(live, len(live))
-        return Answer(NOERROR, True, [encode_srv(*service) for service in drawn], self._ttl_s)
-
-    def _is_somewhere(self, target: str) -> bool:
-        name = target.lower().removesuffix(".") + "."
-        return not name.endswith(self._suffix) or bool(self._alive(name))
+        return Answer(NOERROR, True, rdata, self._ttl_s)
 
     def _apex(self, qtype: int) -> Answer:
         """The domain exists, whatever is in it: "no such name" would tell caches that nothing below does (RFC 8020)."""
@@ -181,11 +189,15 @@ class Resolver:
 
 def _reversed_address(name: str) -> int | None:
     """Returns the address of a name like 4.3.2.1.in-addr.arpa., None if it isn't of a whole address."""
-    parts = name[: -len(_REVERSE)].split(".")
+    return _address(name[: -len(_REVERSE)].split(".")[::-1])
+
+
+def _address(parts: Sequence[str]) -> int | None:
+    """Returns the address of four decimal numbers, None if they are none."""
     if len(parts) != 4:
         return None
     address = 0
-    for part in reversed(parts):
+    for part in parts:
         if (
             not (part.isascii() and part.isdecimal())
             or len(part) > 3
@@ -195,3 +207,7 @@ def _reversed_address(name: str) -> int | None:
             return None
         address = address << 8 | int(part)
     return address
+
+
+def _dashed(address: int) -> str:
+    return str(IPv4Address(address)).replace(".", "-")

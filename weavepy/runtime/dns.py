@@ -14,7 +14,7 @@ from pathlib import Path
 
 from weavepy.errors import LocalError
 from weavepy.events import Entropy
-from weavepy.names.resolver import Entry, Records, Resolver, Services
+from weavepy.names.resolver import Entry, Records, Resolver
 from weavepy.runtime.dnsserver import DnsServer, LocalClients
 from weavepy.runtime.dnssockets import DnsSockets, open_dns_sockets
 from weavepy.runtime.options import LaunchOptions, parse_domain
@@ -49,7 +49,6 @@ async def start_dns(
     alive: Callable[[Entry], bool],
     subnets: Callable[[], Iterable[IPv4Network]],
     entropy: Entropy,
-    services: Services = lambda _name: (),
     clock: Callable[[], float] = time.monotonic,
 ) -> DnsServer:
     """Starts the server on sockets that are open already, and are its own from now on.
@@ -71,7 +70,6 @@ async def start_dns(
                 ttl_s=options.dns_ttl,
                 entropy=entropy,
                 alive=alive,
-                services=services,
             ),
             Upstream(resolv_conf.servers, timeout_s=options.dns_fallback_timeout, counters=counters),
             allowed=LocalClients(subnets, [host for host, _ in addresses]),

@@ -137,6 +137,44 @@ def test_lookups_ignore_case_and_are_in_the_sets_order() -> None:
     assert value.reverse(77) is None
 
 
+def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_reverse() -> None:
+    value = records()
+    served = "_http._tcp.web.weave.local."
+    value.merge(
+        [NameEntry("a", PEER, 9, f"8080.{served}"), NameEntry("b", THIRD, 9, f"80.{served.upper()}")], WALL
+    )
+    assert [entry.container for entry in value.services("_HTTP._tcp.web.weave.local.")] == ["b", "a"]
+    assert [entry.container for entry in value.addresses(f"8080.{served}")] == ["a"]
+    assert value.reverse(9) is None
+    value.add("c", 9, "web.weave.local.")
+    named = value.reverse(9)
+    assert named is not None
+    assert named.container == "c"
+    value.drop_origins([PEER, THIRD])
+    assert value.services(served) == []
+    assert value.reverse(9) == named
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "0._http._tcp.web.",
+        "080._http._tcp.web.",
+        "65536._http._tcp.web.",
+        "http._http._tcp.web.",
+        "80.http._tcp.web.",
+        "80._http.tcp.web.",
+        "80._http._tcp.",
+        "80.web.",
+    ],
+)
+def test_names_that_tell_of_no_port(name: str) -> None:
+    value = records()
+    value.merge([NameEntry("a", PEER, 9, name)], WALL)
+    assert value.services(name.partition(".")[2]) == []
+    assert value.reverse(9) is not None
+
+
 # ---- what changed
 
 

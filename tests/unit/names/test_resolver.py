@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from dnslib import SRV, DNSBuffer
 
 from weavepy.events import PeerName
-from weavepy.names.resolver import Resolver, Service
+from weavepy.names.resolver import Resolver
 from weavepy.wire.dns import NOERROR, NXDOMAIN, REFUSED, Query, encode_name
 from weavepy.wire.dnsanswer import Answer
 from weavepy.wire.peername import parse_peer_name
@@ -53,6 +54,9 @@ class FakeRecords:
     def reverse(self, address: int) -> FakeEntry | None:
         return next((entry for entry in self.entries if entry.address == address), None)
 
+    def services(self, name: str) -> list[FakeEntry]:
+        return [entry for entry in self.entries if entry.hostname.lower().partition(".")[2] == name]
+
     def known(self, name: str) -> bool:
         return bool(self.addresses(name))
 
@@ -72,7 +76,6 @@ class World:
 
     def __init__(self, *entries: FakeEntry, domain: str = "weave.local.") -> None:
         self.gone: set[object] = set()
-        self.services: dict[str, list[Service]] = {}
         self.records = FakeRecords(*(entries or (*WEB, DB)))
         self.resolver = Resolver(
             self.records,
@@ -80,7 +83,6 @@ class World:
             ttl_s=1,
             entropy=random.Random(1),
             alive=lambda entry: not self.gone & {entry.origin, entry.container},
-            services=lambda name: self.services.get(name, ()),
         )
 
     def ask(self, name: str, qtype: str = "A", *, qclass: int = 1, tcp: bool = False) -> Answer | None:
@@ -273,24 +275,77 @@ def test_a_peers_name_that_is_none_is_nobodys_reverse(hostname: str) -> None:
     assert World(FakeEntry(DB.address, ONE, "c", hostname)).ask("1.1.32.10.in-addr.arpa.", "PTR") is None
 
 
-def test_services() -> None:
-    world = World()
-    world.services["_http._tcp.web.weave.local."] = [
-        (0, 1, 80, "Web.weave.local."),
-        (0, 1, 80, "db.weave.local"),
-        (1, 1, 80, "example.com."),
+SERVED = "_http._tcp.web.weave.local."
+
+
+def at_port(host: int, port: int, name: str = SERVED) -> FakeEntry:
+    return FakeEntry(number(f"10.32.0.{host}"), PeerName(host), f"c{host}", f"{port}.{name}")
+
+
+def srv(world: World, name: str = SERVED, *, tcp: bool = False) -> list[tuple[int, int, int, str]]:
+    """Returns priority, weight, port and target of each, in order."""
+    answer = world.ask(name, "SRV", tcp=tcp)
+    assert answer is not None
+    assert (answer.rcode, answer.authoritative) == (NOERROR, True)
+    found = [SRV.parse(DNSBuffer(data), len(data)) for data in answer.rdata]
+    return sorted((one.priority, one.weight, one.port, str(one.target)) for one in found)
+
+
+def test_services_have_a_record_for_each_address_whose_target_is_that_address() -> None:
+    world = World(*WEB, at_port(1, 80), at_port(2, 8080), at_port(3, 80))
+    served = [
+        (0, 1, 80, "10-32-0-1.80._http._tcp.web.weave.local."),
+        (0, 1, 80, "10-32-0-3.80._http._tcp.web.weave.local."),
+        (0, 1, 8080, "10-32-0-2.8080._http._tcp.web.weave.local."),
     ]
-    answer = world.ask("_http._tcp.web.weave.local.", "SRV")
-    assert answer is not None
-    assert (answer.rcode, answer.authoritative, len(answer.rdata)) == (NOERROR, True, 3)
-    world.gone = {"db"}
-    answer = world.ask("_http._tcp.web.weave.local.", "SRV")
-    assert answer is not None
-    assert len(answer.rdata) == 2
-    world.services["_http._tcp.web.weave.local."] = [(0, 1, 80, "db.weave.local.")]
-    assert_empty(world.ask("_http._tcp.web.weave.local.", "SRV"))
-    assert_empty(world.ask("_http._tcp.web.weave.local.", "A"))
+    assert srv(world) == served
+    for _, _, _, target in served:
+        assert world.addresses(target) == [target.partition(".")[0].replace("-", ".")]
+    world.gone = {"c1"}
+    assert srv(world) == served[1:]
+    assert_empty(world.ask(served[0][3]))
+    world.gone = {"c1", "c2", "c3"}
+    assert_empty(world.ask(SERVED, "SRV"))
+    assert_empty(world.ask(SERVED, "A"))
     assert_none_such(world.ask("_sip._tcp.web.weave.local.", "SRV"))
+
+
+def test_many_services_are_cut_to_what_fits_before_they_are_encoded() -> None:
+    name = "_http._tcp.web.weave.local."
+    world = World(*(FakeEntry(n, ONE, "c", f"80.{name}") for n in range(5000)))
+    assert len(srv(world)) < 30
+    assert len(srv(world, tcp=True)) < 1300
+
+
+def test_a_services_name_from_a_peer_that_is_none_is_left_out() -> None:
+    long = "_http._tcp." + ".".join(["x" * 60] * 3 + ["x" * 40]) + ".weave.local."
+    odd = "_http._tcp.ä.weave.local."
+    world = World(at_port(1, 80, long), at_port(2, 80, odd), at_port(1, 80))
+    assert_empty(world.ask(long, "SRV"))
+    assert_empty(world.ask(odd, "SRV"))
+    assert len(srv(world)) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "10-32-0-9.web.weave.local.",
+        "10-32-0-1.db.weave.local.",
+        "10-32-0-01.web.weave.local.",
+        "10-32-0-256.web.weave.local.",
+        "10-32-0.web.weave.local.",
+        "10-32-0-1.weave.local.",
+        "10-32-0-1.",
+    ],
+)
+def test_what_is_no_address_of_a_name_is_no_name(name: str) -> None:
+    assert_none_such(World().ask(name))
+
+
+def test_one_address_of_a_name_may_be_asked_for_and_a_name_like_that_goes_first() -> None:
+    world = World(*WEB, FakeEntry(7, ONE, "c", "10-32-0-2.web.weave.local."))
+    assert world.addresses("10-32-0-1.web.weave.local.") == ["10.32.0.1"]
+    assert world.addresses("10-32-0-2.web.weave.local.") == ["0.0.0.7"]
 
 
 def test_each_address_is_as_often_at_each_place() -> None:

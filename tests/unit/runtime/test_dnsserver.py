@@ -50,6 +50,9 @@ class Records:
     def reverse(self, address: int) -> Entry | None:
         return Entry(address) if address < BASE + 3 else None
 
+    def services(self, _name: str) -> list[Entry]:
+        return []
+
     def known(self, name: str) -> bool:
         if name == "broken.weave.local.":
             raise RuntimeError("a mistake of ours")
