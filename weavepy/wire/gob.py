@@ -9,6 +9,7 @@ before it is defined, so ids are looked up when a value needs them and not befor
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
 from weavepy import limits
@@ -43,6 +44,7 @@ class _Opaque:
 
 _Type: TypeAlias = _Struct | _List | _Map | _Opaque
 
+_DEFINITION_BYTES_MAX: Final = 512  # larger ones are read each time
 _WIRE_TYPE: Final = 16
 _BOOTSTRAP: Final[dict[int, _Type]] = {
     _WIRE_TYPE: _Struct(
@@ -165,6 +167,13 @@ class GobReader:
             raise WireError("gob: type id reserved or defined twice")
         if len(self._types) >= limits.GOB_TYPES_MAX:
             raise WireError("gob: too many types")
+        if self._end - self._pos > _DEFINITION_BYTES_MAX:
+            self._types[type_id] = self._definition()
+            return
+        self._types[type_id] = _known_definition(self._data[self._pos : self._end])
+        self._pos = self._end
+
+    def _definition(self) -> _Type:
         self._elements = limits.GOB_FIELDS_MAX
         definition = self._value(_WIRE_TYPE)
         if not isinstance(definition, dict) or len(definition) != 1:
@@ -172,7 +181,7 @@ class GobReader:
         ((kind, body),) = definition.items()
         if len(body.get("CommonType", {}).get("Name", "").encode()) > limits.GOB_NAME_BYTES_MAX:
             raise WireError("gob: type name too long")
-        self._types[type_id] = _type_of(kind, body)
+        return _type_of(kind, body)
 
     def _type(self, type_id: int) -> _Type:
         found = self._types.get(type_id) or _BOOTSTRAP.get(type_id)
@@ -316,6 +325,15 @@ class GobReader:
 
     def _missing(self) -> NoReturn:
         raise WireError("gob: octets missing")
+
+
+@lru_cache(maxsize=256)
+def _known_definition(octets: bytes) -> _Type:
+    """Reads a definition alone. Each message defines its types anew, and there are few."""
+    reader = GobReader(octets)
+    found = reader._definition()
+    reader._finish_message()
+    return found
 
 
 def _type_of(kind: str, body: dict[str, object]) -> _Type:
