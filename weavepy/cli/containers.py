@@ -6,7 +6,7 @@ Weave Net did: scripts read that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -70,7 +70,7 @@ def attach(
 def detach(addresses: tuple[str, ...], target: str, run_dir: str) -> None:
     """Take from TARGET what ADDRESS says, as for attach, or all it has. What was given out is free again."""
     answer = Client(run_dir).post("/detach", {"target": target, "cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)
-    _tell(answer["removed"])
+    _tell(answer["removed"], f"{target} had no such address here; `weavepy ps` lists who has which")
 
 
 @click.command(context_settings=HELP)
@@ -101,7 +101,8 @@ def expose(
 @run_dir_option
 def hide(addresses: tuple[str, ...], run_dir: str) -> None:
     """Take from this host what ADDRESS says, as for attach, or all that was exposed."""
-    _tell(Client(run_dir).post("/hide", {"cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)["removed"])
+    answer = Client(run_dir).post("/hide", {"cidrs": list(addresses)}, _ATTACH_TIMEOUT_S)
+    _tell(answer["removed"], "no such address was exposed here; `weavepy ps` lists those that are")
 
 
 @click.command()
@@ -119,8 +120,11 @@ def ps(targets: tuple[str, ...], run_dir: str) -> None:
         click.echo(" ".join([target, *lines[target]]))
 
 
-def _tell(cidrs: Iterable[str]) -> None:
-    click.echo(" ".join(cidr.partition("/")[0] for cidr in cidrs))
+def _tell(cidrs: Sequence[str], none: str = "") -> None:
+    if cidrs or not none:
+        click.echo(" ".join(cidr.partition("/")[0] for cidr in cidrs))
+    else:
+        _warn({"warnings": [none]})
 
 
 def _warn(answer: Mapping[str, Any]) -> None:

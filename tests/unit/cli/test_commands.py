@@ -190,6 +190,17 @@ def test_expose_and_hide_print_addresses_and_warnings_apart(router: ScriptedRout
     ]
 
 
+def test_detach_and_hide_say_that_there_was_nothing_to_take(router: ScriptedRouter) -> None:
+    for command, what in (
+        (["detach", "pid:1"], "pid:1 had no such address"),
+        (["hide"], "no such address was"),
+    ):
+        router.will_answer({"removed": []})
+        result = invoke(*command)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr.startswith(f"weavepy: warning: {what}")
+
+
 def test_ps_lists_the_host_first_and_knows_whom_it_does_not_know(router: ScriptedRouter) -> None:
     report = {
         "Router": {"Name": "02:00:00:00:00:01"},
