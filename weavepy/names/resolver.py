@@ -48,6 +48,7 @@ _REVERSE: Final = ".in-addr.arpa."
 _ZONE_TYPES: Final = frozenset((TYPE_NS, TYPE_SOA, TYPE_DS, TYPE_DNSKEY))
 _REFUSED: Final = Answer(REFUSED)
 _DASHED: Final = re.compile(r"([0-9]{1,3}(?:-[0-9]{1,3}){3})\.(.+)")
+_SRV_MAX: Final = 200  # of an answer's SRV records, of which each takes 4 us to write; which ones is drawn
 _SRV_BYTES: Final = 30  # of one of an answer's SRV records, at least and without the name that was asked for
 
 
@@ -120,7 +121,8 @@ class Resolver:
 
     def _local(self, name: str, query: Query, *, tcp: bool) -> Answer:
         if query.qtype == TYPE_SRV and (services := self._records.services(name)):
-            return self._srv(services, answer_limit(query, tcp=tcp) // (_SRV_BYTES + len(name)))
+            most = answer_limit(query, tcp=tcp) // (_SRV_BYTES + len(name))
+            return self._srv(services, min(most, _SRV_MAX))
         if not self._exists(name):
             return Answer(NXDOMAIN, zone=self._zone())
         if query.qtype != TYPE_A or not (addresses := self.lookup(name)):
