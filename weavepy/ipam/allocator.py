@@ -186,7 +186,7 @@ class Allocator:
 
     def lacks(self, now: float) -> str:
         """Says what this host needs before it can give out anything at all; nothing if it can."""
-        return self.held_back or self._seeding.lacking(now)
+        return self.held_back or self._lacking(now)
 
     def complete(self) -> AddressNews:
         """Returns everything we know, to be gossiped."""
@@ -348,14 +348,20 @@ class Allocator:
             self._tick(now)
         return actions
 
+    def _lacking(self, now: float) -> str:
+        text = self._seeding.lacking(now)
+        if text and self.conflicts:
+            text += "; others have made another one, see `weavepy status ipam`"
+        return text
+
     def _retry(self, now: float, only: Request | None = None) -> list[AllocatorAction]:
         """Tries what waits, or of it what has just come."""
         actions: list[AllocatorAction] = []
         held, before = self._ledger.held, self.ring
-        lacking = self._seeding.lacking(now)
+        lacking = self._lacking(now)
         if lacking and (self._requests.want_ring() or (held and self._company())):
             actions += self._establish(now)
-            lacking = self._seeding.lacking(now)
+            lacking = self._lacking(now)
         actions += self._requests.retry(lacking, self.held_back, only if self.ring is before else None)
         waits = held and (self.ring.empty or self._ledger.unclaimed)
         if len(self._requests) or self._seeding.electing or waits:
