@@ -260,6 +260,8 @@ class Gossiper:
         if len(self._hushed) >= limits.PEERS_MAX:
             self._hushed.clear()  # not even whoever comes under many names can make us remember more
         self._hushed.add((channel, neighbour))
+        self._neighbours.get(neighbour, {}).pop(channel, None)
+        self._outgoing = deque(o for o in self._outgoing if (o.channel, o.neighbour) != (channel, neighbour))
 
     def _speak(self, channel: str, neighbour: PeerName) -> None:
         self._hushed.discard((channel, neighbour))

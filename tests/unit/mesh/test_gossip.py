@@ -159,6 +159,21 @@ def test_who_can_not_be_understood_for_his_clock_is_told_nothing_until_he_is() -
     assert list(g.flush(next(SECONDS))) == [(THREE, Gossip("sums", OWN, b"a"))]
 
 
+def test_what_waits_for_somebody_is_dropped_when_his_clock_is_seen_to_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    g, _ = gossiper(star(TWO, THREE), TWO, THREE)
+    g.broadcast("sums", SumNews(frozenset(b"x"), Sums()))
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"?"), 0.0)
+    assert list(g.flush(next(SECONDS))) == [(TWO, Broadcast("sums", OWN, b"x"))]
+    # The same of what has begun to go out, in turns.
+    monkeypatch.setattr(limits, "GOSSIP_TURN_BYTES", 1)
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"a"), 0.0)
+    assert len(list(g.flush(next(SECONDS)))) == 1
+    g.handle_untrusted(THREE, Gossip("sums", THREE, b"?"), 0.0)
+    assert all(neighbour == TWO for _ in range(5) for neighbour, _ in g.flush(next(SECONDS)))
+
+
 def test_when_our_clock_is_set_all_are_told_everything_who_were_told_nothing() -> None:
     g, channel = gossiper(star(TWO, THREE), TWO, THREE)
     channel.state = set(b"a")
