@@ -26,7 +26,6 @@ log = logging.getLogger("weavepy.names")
 
 PREFIX: Final = "name/"
 OFF: Final = "names are off on this host (--no-dns); launch it without that"
-OWNER_CHARS_MAX: Final = 256
 
 
 class Name(NamedTuple):
@@ -88,8 +87,10 @@ class LocalNames:
 
     async def add(self, owner: str, addresses: Sequence[IPv4Address], hostnames: Iterable[str]) -> None:
         """Calls an owner's addresses by names inside the domain: all of them, or LocalError and none."""
-        if not owner or len(owner) > OWNER_CHARS_MAX or not owner.isprintable():
-            raise LocalError(f"a container is a text of 1 to {OWNER_CHARS_MAX} printable characters")
+        if not 0 < len(owner) <= limits.CONTAINER_CHARS_MAX or not owner.isprintable() or "\ufffd" in owner:
+            raise LocalError(
+                f"a container is a text of 1 to {limits.CONTAINER_CHARS_MAX} printable characters"
+            )
         wanted = {Name(owner, int(address), hostname) for address in addresses for hostname in hostnames}
         new = wanted - self._held
         for name in sorted(new):

@@ -129,7 +129,7 @@ def test_names_without_room_are_refused_and_not_kept(tmp_path: Path, monkeypatch
         with pytest.raises(LocalError, match=r"no room for db\.weave\.local\."):
             await bench.names.add("a", [ONE], [DB])
         await bench.names.add("a", [ONE], [WEB])
-        for owner in ("", "x" * 257, "a\nb"):
+        for owner in ("", "x" * (limits.CONTAINER_CHARS_MAX + 1), "a\nb", "a\ufffd"):
             with pytest.raises(LocalError, match="printable"):
                 await bench.names.add(owner, [ONE], [WEB])
 
