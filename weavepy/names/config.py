@@ -1,7 +1,8 @@
 """What the names of a host are started with, and which names there can be.
 
 Rules of this file. A host's own names are plain host names (RFC 1123, with underscores, since containers have them)
-inside the domain. What other peers call theirs is not ours to judge.
+inside the domain, in lower case: DNS makes no difference, but a Weave Net router crashes before long on two names of
+one container and address that differ by case only. What other peers call theirs is not ours to judge.
 """
 
 import re
@@ -30,7 +31,7 @@ class NamesConfig:
 
 
 def checked_hostname(text: str, domain: str = DOMAIN) -> str:
-    """Returns a host name with the dot at its end; raises LocalError if no container can be called that."""
+    """Returns a host name in lower case with the dot at its end; LocalError if no container can be called that."""
     name = text if text.endswith(".") else text + "."
     if not name.lower().endswith("." + domain.lower()):
         raise LocalError(f"{text[:80]!r} is not inside the domain {domain} that names are given in")
@@ -38,4 +39,4 @@ def checked_hostname(text: str, domain: str = DOMAIN) -> str:
         raise LocalError(
             f"{text[:80]!r} is not a host name: labels of up to 63 letters, digits, - or _ with dots between"
         )
-    return name
+    return name.lower()

@@ -364,7 +364,7 @@ def test_what_others_say_of_us_takes_no_room_from_what_is_ours(monkeypatch: pyte
     "text", ["one.weave.local.", "One.WEAVE.local", "a_b-c.d.weave.local", "1.weave.local"]
 )
 def test_names(text: str) -> None:
-    assert checked_hostname(text) == text.removesuffix(".") + "."
+    assert checked_hostname(text) == text.removesuffix(".").lower() + "."
 
 
 @pytest.mark.parametrize("text", ["weave.local.", "one", "one.other.local", "oneweave.local", ""])

@@ -141,7 +141,7 @@ def test_names_without_room_are_refused_and_not_kept(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("web", WEB), ("web.weave.local", WEB), (WEB, WEB), ("a.web.Weave.Local", "a.web.Weave.Local.")],
+    [("web", WEB), ("web.weave.local", WEB), (WEB, WEB), ("a.Web.Weave.Local", "a.web.weave.local.")],
 )
 def test_a_name_without_a_dot_gets_the_domain(text: str, name: str) -> None:
     assert qualified(text, "weave.local.") == name

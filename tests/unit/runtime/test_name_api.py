@@ -114,13 +114,13 @@ def test_weave_nets_requests(tmp_path: Path) -> None:
             assert await http.ask("PUT", path) == (204, ""), path
         everything = [
             ("a.weave.local.", "abc", "10.0.0.1"),
-            ("A.weave.local.", "abc", "10.0.0.2"),
+            ("a.weave.local.", "abc", "10.0.0.2"),
             ("b.weave.local.", "def", "10.0.0.2"),
         ]
         assert resolving(bench) == everything
         assert [e["Hostname"] for e in json.loads((await http.ask("GET", "/name"))[1])] == [
             "a.weave.local.",
-            "A.weave.local.",
+            "a.weave.local.",
             "b.weave.local.",
         ]
         for path, why in (
