@@ -46,8 +46,10 @@ class EntryCache:
 
     def payloads(self, identities: frozenset[Identity] | None) -> Iterator[bytes]:
         """Yields payloads with the entries as they are now; None: all, though there be none."""
-        held = self._records.entries
+        held, unsaid = self._records.entries, self._records.unsaid
         entries = held.values() if identities is None else [held[one] for one in identities if one in held]
+        if unsaid:
+            entries = [entry for entry in entries if entry.identity not in unsaid]
         batch: list[bytes] = []
         size = 0
         for entry in sorted(entries, key=sending_order):

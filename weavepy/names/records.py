@@ -13,7 +13,7 @@ nobody takes names of an origin that nobody can reach.
 import re
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from weavepy import limits
@@ -54,6 +54,10 @@ class Records:
         self._by_name: dict[str, list[NameEntry]] = {}  # live ones only, by lower-case name
         self._by_service: dict[str, list[NameEntry]] = {}  # of these, those that tell of a port, without it
         self._by_address: dict[int, list[NameEntry]] = {}  # the others
+        self._spellings: dict[
+            Identity, list[Identity]
+        ] = {}  # of names not in lower case, by how they are in it
+        self._unsaid: set[Identity] = set()
         self._chars = 0  # of the texts of others
         self._changes: deque[NameChange] = deque(maxlen=limits.NAME_CHANGES_MAX)
 
@@ -80,6 +84,13 @@ class Records:
     def known(self, name: str) -> bool:
         """Tells whether a name has a live entry."""
         return name.lower() in self._by_name
+
+    @property
+    def unsaid(self) -> Set[Identity]:
+        """Those that nobody is to be told of, since they differ by case only from one that others may have by now: a
+        Weave Net router takes a second spelling for new each time, until it crashes on what is there twice.
+        """
+        return self._unsaid
 
     @property
     def live_count(self) -> int:
@@ -219,12 +230,14 @@ class Records:
         self._entries[identity] = entry
         if known is None:
             self._by_origin.setdefault(entry.origin, set()).add(identity)
+            self._spell(identity)
             if entry.origin != self._own:
                 self._chars += _chars(entry)
         self._note(known, entry)
 
     def _drop(self, identity: Identity) -> None:
         entry = self._entries.pop(identity)
+        self._unspell(identity)
         held = self._by_origin[entry.origin]
         held.discard(identity)
         if not held:
@@ -232,6 +245,30 @@ class Records:
         if entry.origin != self._own:
             self._chars -= _chars(entry)
         self._note(entry, None)
+
+    def _spell(self, identity: Identity) -> None:
+        """Notes how a name that is new is spelled; the first spelling is told."""
+        plain = _plain(identity)
+        spellings = self._spellings.get(plain)
+        if spellings is None:
+            if plain == identity:
+                return
+            spellings = self._spellings[plain] = [plain] if plain in self._entries else []
+        spellings.append(identity)
+        if len(spellings) > 1:
+            self._unsaid.add(identity)
+
+    def _unspell(self, identity: Identity) -> None:
+        plain = _plain(identity)
+        spellings = self._spellings.get(plain)
+        if spellings is None:
+            return
+        spellings.remove(identity)
+        if spellings:
+            self._unsaid.discard(spellings[0])
+        else:
+            del self._spellings[plain]
+        self._unsaid.discard(identity)
 
     def _note(self, before: NameEntry | None, after: NameEntry | None) -> None:
         """Brings the indexes in line with a change of one entry."""
@@ -273,6 +310,11 @@ def _lower(name: str) -> str:
     """Returns a name in lower case: the same object if it is, since there may be many."""
     lower = name.lower()
     return name if name == lower else lower
+
+
+def _plain(identity: Identity) -> Identity:
+    container, origin, address, hostname = identity
+    return container, origin, address, _lower(hostname)
 
 
 def _service(name: str) -> str | None:

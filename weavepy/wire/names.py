@@ -256,11 +256,12 @@ def _usable(entry: NameEntry) -> bool:
     return (
         0 < origin <= NAME_MAX
         and 0 < len(hostname) <= limits.HOSTNAME_CHARS_MAX
+        # No question asks for another one, and which letters are the same but for the case, Go and Python don't agree.
+        and hostname.isascii()
         and len(container) <= limits.CONTAINER_CHARS_MAX
         and 0 <= version < VERSION_MAX
         and tombstone >= 0
         # Octets that were no text: passed on, they would be another identity.
-        and "\ufffd" not in hostname
         and "\ufffd" not in container
     )
 

@@ -175,6 +175,26 @@ def test_names_that_tell_of_no_port(name: str) -> None:
     assert value.reverse(9) is not None
 
 
+def test_of_two_spellings_of_one_name_the_first_is_told_until_it_is_forgotten() -> None:
+    lower, upper, other = (TWO._replace(hostname=host) for host in ("a.b.", "A.b.", "A.B."))
+    for first, *rest in ([lower, upper, other], [upper, lower, other], [upper, other, lower]):
+        value = records()
+        value.merge([first], WALL)
+        assert value.unsaid == frozenset()
+        value.merge(rest, WALL)
+        assert value.unsaid == {entry.identity for entry in rest}
+        assert len(value.addresses("a.b.")) == 3
+        value.merge([first._replace(version=1, tombstone=WALL)], WALL)
+        assert value.unsaid == {entry.identity for entry in rest}
+        value.sweep(WALL + limits.NAME_TOMBSTONE_S + 1)
+        assert value.unsaid == {rest[1].identity}
+        value.drop_origins([PEER])
+        assert value.unsaid == frozenset()
+        assert not value._spellings
+    value.merge([lower, upper._replace(address=9), other._replace(container="c9")], WALL)
+    assert value.unsaid == frozenset()
+
+
 # ---- what changed
 
 

@@ -234,6 +234,18 @@ def test_news_are_written_when_they_are_sent() -> None:
     assert list(news.encode()) == []
 
 
+def test_a_second_spelling_of_a_name_is_told_to_nobody() -> None:
+    b = Bench()
+    upper = TWO._replace(hostname="TWO.weave.local.")
+    assert b.gossip(TWO) == [TWO]
+    assert b.gossip(upper) == []
+    assert b.hear(TWO, upper) == [TWO]
+    assert entries(b.channel.complete()) == [TWO]
+    b.channel.handle(NameAdded("c1", "One.weave.local", 0x0A200001), 0.0)
+    b.channel.handle(NameAdded("c1", "ONE.weave.local.", 0x0A200001), 0.0)
+    assert b.told("broadcast") == [ONE, ONE]
+
+
 def test_news_merge() -> None:
     b = Bench()
     one, two = (b.channel._news(frozenset({entry.identity})) for entry in (ONE, TWO))

@@ -136,6 +136,7 @@ def test_what_no_receiver_could_read_is_not_written(changes: dict[str, Any]) -> 
         {"Version": VERSION_MAX},
         {"Tombstone": -1},
         {"Hostname": "\ufffd"},
+        {"Hostname": "\u212a.weave.local."},  # in lower case a k
         {"ContainerID": "\ufffd"},
     ],
 )
