@@ -7,6 +7,7 @@ The thing people get wrong: an index of overlays counts in the list that both en
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nacl.public import Box, PrivateKey, PublicKey
@@ -221,6 +222,7 @@ class StrictPeer:
         self.overlays, self.conn_id, self.uid = overlays, conn_id, uid
         self.passed_on = set() if passed_on is None else passed_on
         self.reads_addresses = False
+        self.reads_names: Callable[[int, int, bytes], None] | None = None  # takes tag, source and payload
         self.private = PrivateKey(hashlib.sha256(f"{name} {conn_id}".encode()).digest())
         self.key: bytes | None = None
         self.features: dict[str, str] | None = None
@@ -342,6 +344,8 @@ class StrictPeer:
             check_topology(payload)
         elif channel == "IPallocation" and self.reads_addresses and not (tag == 5 and names[0] != own):
             check_addresses(payload[1:] if tag == 5 else payload, kind=payload[0] if tag == 5 else 1)
+        elif channel == "nameserver" and self.reads_names is not None and tag != 5:
+            self.reads_names(tag, names[0], payload)
         else:
             assert (channel, payload) in self.passed_on, "what nobody has sent"
         if tag == 5 and channel == "IPallocation":

@@ -299,6 +299,9 @@ def router(
     scanner: Scanner | None = None,
     addresses: AllocatorConfig | None = None,
     names: NamesConfig | None = None,
+    stored: dict[str, str] | None = None,
+    uid: int = 1234,
+    at: float = 0.0,
 ) -> Router:
     ciphers = ("clear",) if password is None else ("aes-256-gcm", "chacha20-poly1305")
     config = RouterConfig(
@@ -314,6 +317,14 @@ def router(
         overlays=overlays,
         trusted_subnets=parse_subnets(trusts),
     )
-    r = Router(config, uid=1234, entropy=random.Random(5), scanner=scanner, addresses=addresses, names=names)
-    r.start(0.0)
+    r = Router(
+        config,
+        uid=uid,
+        entropy=random.Random(5),
+        scanner=scanner,
+        addresses=addresses,
+        names=names,
+        stored=stored,
+    )
+    r.start(at)
     return r
