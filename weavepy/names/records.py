@@ -113,8 +113,11 @@ class Records:
         self._put(entry)
 
     def add(self, container: str, address: int, hostname: str) -> NameEntry | None:
-        """Gives `container` a name; None if there is no room for another one of ours."""
+        """Gives `container` a name, spelled as others may know it; None if there is no room for another one of ours."""
         entry = NameEntry(container, self._own, address, hostname)
+        told = self._told_spelling(entry.identity)
+        if told is not None:
+            entry = self._entries[told]._replace(version=0, tombstone=0)
         known = self._entries.get(entry.identity)
         if known is None:
             if not self._has_room(entry):
@@ -257,6 +260,13 @@ class Records:
         spellings.append(identity)
         if len(spellings) > 1:
             self._unsaid.add(identity)
+
+    def _told_spelling(self, identity: Identity) -> Identity | None:
+        """Returns which of the names that differ from this one by case at most is held and told."""
+        plain = _plain(identity)
+        if plain in self._spellings:
+            return self._spellings[plain][0]
+        return plain if plain in self._entries else None
 
     def _unspell(self, identity: Identity) -> None:
         plain = _plain(identity)

@@ -79,9 +79,11 @@ class LocalNames:
         return owner not in self._stopped
 
     def live(self) -> set[Name]:
-        """Returns those of this host's names that everybody is told of."""
+        """Returns those of this host's names that everybody is told of, in lower case: what ran here earlier may have
+        spelled one otherwise, and others remember it so.
+        """
         own = self._channel.records.of_origin(self._channel.own)
-        return {Name(e.container, e.address, e.hostname) for e in own if not e.tombstone}
+        return {Name(e.container, e.address, e.hostname.lower()) for e in own if not e.tombstone}
 
     # ---- what is asked for
 
@@ -142,8 +144,7 @@ class LocalNames:
         }
         for name in sorted(live - wanted):
             self._handle(NameRemoved(name.owner, name.hostname, name.address))
-        # After those, because one that differs only in case takes the other with it.
-        for name in sorted(wanted - self.live()):
+        for name in sorted(wanted - live):
             self._handle(NameAdded(name.owner, name.hostname, name.address))
 
     def _drop(self, names: Iterable[Name]) -> None:

@@ -90,6 +90,20 @@ def test_adding_what_is_there_changes_nothing_and_after_removal_the_version_grow
     assert value.revision == 3
 
 
+def test_a_name_is_spelled_as_others_may_know_it() -> None:
+    """A Weave Net router that ran here before may have called it otherwise, and we have had to take that back."""
+    value = records()
+    upper = NameEntry("c1", OWN, 1, "One.weave.local.", version=3)
+    value.merge([upper], WALL)
+    assert value.add("c1", 1, "one.weave.local.") == upper._replace(version=5)
+    assert value.add("c1", 1, "one.weave.local.") == upper._replace(version=5)
+    value.merge([upper._replace(hostname="one.weave.local.")], WALL)  # is put right, but told to nobody
+    assert value.add("c1", 1, "one.weave.local.") == upper._replace(version=5)
+    assert value.remove(hostname="one.weave.local.", wall=WALL) == [upper._replace(version=6, tombstone=WALL)]
+    value.sweep(WALL + limits.NAME_TOMBSTONE_S + 1)
+    assert value.add("c1", 1, "one.weave.local.") == upper._replace(hostname="one.weave.local.", version=0)
+
+
 @pytest.mark.parametrize(
     ("given", "left"),
     [

@@ -17,6 +17,7 @@ from weavepy.names.channel import NamesChannel
 from weavepy.names.config import NamesConfig
 from weavepy.runtime.localnames import LocalNames, Name, qualified
 from weavepy.store import Store
+from weavepy.wire.names import NameEntry
 
 OWN = PeerName(0x020000000001)
 ONE, TWO = IPv4Address("10.32.0.1"), IPv4Address("10.32.0.2")
@@ -104,6 +105,23 @@ def test_what_was_asked_for_is_back_after_a_restart_and_nothing_else(tmp_path: P
     run(tmp_path, other_domain, "foo.bar.")
     run(tmp_path, second)
     run(tmp_path, third)
+
+
+def test_a_name_that_others_know_in_another_case_is_one_and_the_same(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        before = NameEntry("pid:1", OWN, int(ONE), "Web.weave.local.")  # of a Weave Net router that ran here
+        bench.channel.records.merge([before], int(1.7e9))
+        assert bench.names.live() == set()
+        await bench.names.add("pid:1", [ONE], [WEB])
+        assert bench.names.live() == {Name("pid:1", int(ONE), WEB)}
+        (told,) = bench.channel.records.addresses(WEB)
+        assert told == before._replace(version=2)
+        bench.names.refresh()
+        assert bench.channel.records.addresses(WEB) == [told]
+        assert bench.names.remove(hostname=WEB) == 1
+        assert bench.channel.records.addresses(WEB) == []
+
+    run(tmp_path, scenario)
 
 
 def test_names_move_with_their_container(tmp_path: Path) -> None:
