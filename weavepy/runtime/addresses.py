@@ -53,6 +53,23 @@ def is_literal(host: str) -> bool:
     return True
 
 
+def with_scope(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Returns what a socket takes for an address like fe80::1%eth0. OSError if there is no such interface."""
+    plain, _, interface = host.partition("%")
+    return (plain, port, 0, socket.if_nametoindex(interface)) if interface else (host, port)
+
+
+def is_local(host: str) -> bool:
+    """Tells whether an address is this host's: only then can a socket have it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(with_scope(host, 0))
+        except OSError:
+            return False
+    return True
+
+
 async def resolve(text: str) -> Address:
     """Returns the first address of a peer as typed; LocalError with the resolver's reason if it has none."""
     peer = split_peer(text)

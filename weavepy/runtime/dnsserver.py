@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 
 from weavepy import limits
 from weavepy.errors import WireError
-from weavepy.runtime.addresses import plain_host
-from weavepy.runtime.dnssockets import ANCILLARY_BYTES, DnsSockets, answer_from
+from weavepy.runtime.addresses import is_local, plain_host
+from weavepy.runtime.dnssockets import ANCILLARY_BYTES, WILDCARDS, DnsSockets, answer_from
 from weavepy.runtime.dnstcp import TcpClients
 from weavepy.runtime.upstream import Reply
 from weavepy.tokenbucket import TokenBucket
@@ -56,15 +56,23 @@ class Forwarding(Protocol):
 
 
 class LocalClients:
-    """Who may ask: this host, by loopback or by an address that we listen on, and containers in `subnets()`."""
+    """Who may ask: this host, by loopback or by an address that we listen on, and containers in `subnets()`.
+
+    Who forges an address of this host's has the answer sent to this host.
+    """
 
     def __init__(self, subnets: Callable[[], Iterable[IPv4Network]], listening: Iterable[str]) -> None:
         self._subnets = subnets
-        self._listening = frozenset(listening)
+        listening = frozenset(listening)
+        self._listening = listening - WILDCARDS
+        self._everywhere = bool(listening & WILDCARDS)
 
     def __call__(self, host: str) -> bool:
         if host.startswith("127.") or host == "::1" or host in self._listening:
             return True
+        return self._is_containers(host) or (self._everywhere and host not in WILDCARDS and is_local(host))
+
+    def _is_containers(self, host: str) -> bool:
         try:
             address = int.from_bytes(socket.inet_pton(socket.AF_INET, host), "big")
         except OSError:

@@ -3,8 +3,8 @@
 Rules of this file. A socket is bound to the address that was named, also before an interface has it, so that answers
 leave from the address that was asked. One for every address learns from the kernel which one a query came to, and says
 so with its answer. What can't be had is said with the flag to choose another. The thing people get wrong: this host has
-no route to its containers, so answers at the bridge's own address must leave by the bridge; this host itself asks by
-lo.
+no route to its containers, so answers at the bridge's own address must leave by the bridge: that one has sockets of
+its own, beside those for every address, too; this host itself asks by lo.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weavepy.errors import LocalError
+from weavepy.events import Address
 from weavepy.linux.rtnl import DNS_ADDRESS
+from weavepy.runtime.addresses import with_scope
+
+WILDCARDS: Final = frozenset(("0.0.0.0", "::"))
 
 # Linux numbers; the socket module of Python 3.11 has no names for them.
 _IP_FREEBIND: Final = 15
@@ -58,16 +62,35 @@ def open_dns_sockets(addresses: Sequence[tuple[str, int]], bridge: str = "") -> 
     """
     with contextlib.ExitStack() as opened:
         sockets = []
-        for host, port in addresses:
-            for device in (bridge, "lo") if bridge and host == DNS_ADDRESS else ("",):
-                try:
-                    pair = _open_pair(host, port, device)
-                except OSError as error:
-                    raise LocalError(_reason(error, host, port)) from None
-                opened.callback(pair.close)
-                sockets.append(pair)
+        for host, port, device, shared in _places(addresses, bridge):
+            try:
+                if shared and not device:
+                    _open_pair(host, port, device).close()  # nobody else has it
+                pair = _open_pair(host, port, device, shared)
+            except OSError as error:
+                raise LocalError(_reason(error, host, port)) from None
+            opened.callback(pair.close)
+            sockets.append(pair)
+        for sock in (sock for pair in sockets for sock in (pair.udp, pair.tcp)):
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEPORT, 0
+            )  # nor gets a part of our questions later
         opened.pop_all()
     return sockets
+
+
+def _places(addresses: Sequence[tuple[str, int]], bridge: str) -> Iterator[tuple[str, int, str, bool]]:
+    """Yields each address, port and interface, "" for any, and whether another place of ours overlaps with it."""
+    everywhere = {port for host, port in addresses if bridge and host == "0.0.0.0"}
+    for host, port in addresses:
+        if host == "0.0.0.0" and port in everywhere:
+            yield host, port, "", True
+            yield DNS_ADDRESS, port, bridge, True
+        elif host != DNS_ADDRESS or not bridge:
+            yield host, port, "", False
+        elif port not in everywhere:
+            yield host, port, bridge, False
+            yield host, port, "lo", False
 
 
 def answer_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
@@ -81,18 +104,18 @@ def answer_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int,
     return []
 
 
-def _open_pair(host: str, port: int, device: str) -> DnsSockets:
+def _open_pair(host: str, port: int, device: str, shared: bool = False) -> DnsSockets:
     tries = 1 if port else _PORT_TRIES
     while True:
         tries -= 1
         try:
-            return _try_pair(host, port, device)
+            return _try_pair(host, port, device, shared)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
 
 
-def _try_pair(host: str, port: int, device: str) -> DnsSockets:
+def _try_pair(host: str, port: int, device: str, shared: bool) -> DnsSockets:
     with contextlib.ExitStack() as opened:
         pair = []
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
@@ -110,12 +133,14 @@ def _try_pair(host: str, port: int, device: str) -> DnsSockets:
                 sock.setsockopt(
                     socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
                 )  # connections of the last run linger
-            sock.bind((host, port))
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(with_scope(host, port))
             port = sock.getsockname()[1]
             pair.append(sock)
         udp, tcp = pair
         tcp.listen(_BACKLOG)
-        wildcard = host in ("0.0.0.0", "::")
+        wildcard = host in WILDCARDS
         if wildcard:
             if ":" in host:
                 udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -127,9 +152,8 @@ def _try_pair(host: str, port: int, device: str) -> DnsSockets:
 
 
 def _reason(error: OSError, host: str, port: int) -> str:
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
         why = "another program, perhaps a DNS server for every address, has that port"
     else:
         why = error.strerror or str(error)
-    return f"--dns-listen-address {shown}: {why}; choose another address or port, or --no-dns"
+    return f"--dns-listen-address {Address(host, port)}: {why}; choose another address or port, or --no-dns"

@@ -205,7 +205,10 @@ def parse_listen_addresses(text: str) -> list[tuple[str, int]]:
             raise UsageError(
                 f"{flag} {part}: write an IP address and a port, such as {DEFAULT_DNS_ADDRESS}, or --no-dns"
             )
-        addresses.append((str(ipaddress.ip_address(host)), port))
+        address = ipaddress.ip_address(host)
+        if address.is_multicast or str(address) == "255.255.255.255":
+            raise UsageError(f"{flag} {part}: no host has that address; write one of this host's")
+        addresses.append((str(address), port))
     if len(set(addresses)) < len(addresses):
         raise UsageError(f"{flag} {text}: an address is in it twice; write each once")
     return addresses

@@ -11,12 +11,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from weavepy import limits
+from weavepy.runtime.addresses import is_local
 
 log = logging.getLogger("weavepy.dns")
 
@@ -90,7 +90,7 @@ class ResolvConf:
         if (host, self._port) in self._ourselves:
             return True
         wildcards = {("0.0.0.0", self._port), ("::", self._port)} & self._ourselves
-        return bool(wildcards) and _is_local(host)
+        return bool(wildcards) and is_local(host)
 
 
 def _text(path: Path) -> str:
@@ -104,14 +104,3 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _is_local(host: str) -> bool:
-    """Tells whether an address is this host's: only then can a socket have it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host.partition("%")[0], 0))
-        except OSError:
-            return False
-    return True

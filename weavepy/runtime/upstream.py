@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from weavepy import limits
+from weavepy.runtime.addresses import with_scope
 from weavepy.wire.dns import HEADER_BYTES, NOTIMP, REFUSED, SERVFAIL, Query, udp_limit, with_payload
 from weavepy.wire.dnsanswer import encode_failure
 
@@ -187,7 +188,7 @@ async def _ask_by_udp(server: Server, sent: bytes, question: bytes, counters: Co
                     arrived.set_exception(error)
 
         # Connected, so the kernel passes on nothing from elsewhere, and picks a random port.
-        sock.connect(_with_scope(server))
+        sock.connect(with_scope(*server))
         loop.add_reader(sock, readable)
         try:
             # Sent again, because a client that asks again meanwhile only joins those who wait.
@@ -219,8 +220,3 @@ async def _ask_by_tcp(server: Server, sent: bytes, question: bytes, counters: Co
             counters["upstream_ignored"] += 1
     finally:
         writer.transport.abort()
-
-
-def _with_scope(server: Server) -> tuple[str, int] | tuple[str, int, int, int]:
-    host, _, scope = server[0].partition("%")
-    return (host, server[1], 0, socket.if_nametoindex(scope)) if scope else server

@@ -21,7 +21,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.events import PeerName
 from weavepy.names.resolver import Resolver
-from weavepy.runtime import dns
+from weavepy.runtime import dns, dnsserver
 from weavepy.runtime.dnsserver import DnsServer, LocalClients
 from weavepy.runtime.dnssockets import open_dns_sockets
 from weavepy.runtime.dnstcp import TcpClients
@@ -487,6 +487,23 @@ def test_whatever_is_asked_the_answer_is_short(run: Run) -> None:
 def test_who_may_ask(host: str, allowed: bool) -> None:
     subnets = [IPv4Network("10.32.0.0/12"), IPv4Network("192.168.7.0/24")]
     assert LocalClients(lambda: subnets, ["169.254.67.83"])(host) is allowed
+
+
+def test_who_listens_everywhere_is_asked_by_this_host_at_any_of_its_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        dnsserver, "is_local", lambda host: host in ("192.0.2.1", "0.0.0.0", "::", "2001:db8::1")
+    )
+    for host, where, allowed in (
+        ("192.0.2.1", "0.0.0.0", True),
+        ("2001:db8::1", "::", True),
+        ("192.0.2.2", "0.0.0.0", False),
+        ("0.0.0.0", "0.0.0.0", False),
+        ("::", "::", False),
+        ("192.0.2.1", "10.0.0.1", False),
+    ):
+        assert LocalClients(list, [where])(host) is allowed, (host, where)
 
 
 def test_opened_as_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

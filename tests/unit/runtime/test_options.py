@@ -45,6 +45,12 @@ from weavepy.runtime.options import (
         ({"dns_listen_address": ""}, "--dns-listen-address : write it as ADDRESS:PORT"),
         ({"dns_listen_address": "127.0.0.1"}, "--dns-listen-address 127.0.0.1: write it as ADDRESS:PORT"),
         ({"dns_listen_address": "dns:53"}, "--dns-listen-address dns:53: write an IP address"),
+        ({"dns_listen_address": "224.0.0.1:53"}, "--dns-listen-address 224.0.0.1:53: no host has"),
+        ({"dns_listen_address": "[ff02::1]:53"}, "--dns-listen-address [ff02::1]:53: no host has"),
+        (
+            {"dns_listen_address": "255.255.255.255:53"},
+            "--dns-listen-address 255.255.255.255:53: no host has",
+        ),
         ({"dns_listen_address": "127.0.0.1:0"}, "--dns-listen-address 127.0.0.1:0"),
         ({"dns_listen_address": "127.0.0.1:53, 127.0.0.1:53"}, "--dns-listen-address 127.0.0.1:53, "),
         ({"dns_ttl": -1}, "--dns-ttl -1"),
