@@ -102,12 +102,14 @@ class _Ready:
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
 
-    def done(self, warnings: tuple[str, ...]) -> None:
+    def done(self, warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
         if self._descriptor is None:
             for text in warnings:
                 log.warning("%s", text)
+            for text in notes:
+                log.info("%s", text)
             notify_systemd("READY=1")
-        self._tell({"pid": os.getpid(), "warnings": warnings})
+        self._tell({"pid": os.getpid(), "warnings": warnings, "notes": notes})
 
     def failed(self, reason: str, code: int) -> None:
         if self._descriptor is None:
@@ -227,7 +229,8 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: HostPar
             clock=shell.clock,
         )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
-        warnings += await names.open(host.dns_sockets, addressing.subnets)
+        about_names, notes = await names.open(host.dns_sockets, addressing.subnets)
+        warnings += about_names
         operator = Operator(
             router,
             shell,
@@ -266,7 +269,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: HostPar
             )
             if not launch.foreground:
                 _let_go_of_terminal()
-            ready.done(settings.notes + warnings)
+            ready.done(settings.notes + warnings, notes)
             await stop.wait()
             operator.ready = False
             log.info("stopping; containers keep their interfaces")

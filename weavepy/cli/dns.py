@@ -69,7 +69,10 @@ def dns_args(run_dir: str) -> None:
     if section["domain"] is None:
         return
     if section["address"] is None:
-        raise CommandError("names aren't answered on this host; see the warnings of `weavepy status`")
+        raise CommandError(
+            "there is no address of this host to ask for names; see the warnings of `weavepy status`, and "
+            "--dns-listen-address"
+        )
     if section["port"] != 53:
         click.echo(
             f"weavepy: warning: DNS is at port {section['port']} here, and resolvers ask port 53", err=True

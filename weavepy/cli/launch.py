@@ -276,3 +276,5 @@ def _start_router(request: dict[str, Any]) -> None:
     for warning in word["warnings"]:
         click.echo(f"weavepy: warning: {warning}", err=True)
     click.echo(f"The router is ready (pid {word['pid']}).")
+    for note in word["notes"]:
+        click.echo(note)

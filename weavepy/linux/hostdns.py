@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from weavepy.linux.rtnl import BRIDGE
+from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS
 
 _RUNS: Final = Path("/run/systemd/resolve/io.systemd.Resolve")
 _TIMEOUT_S: Final = 5.0
@@ -22,7 +22,7 @@ def resolve_on_host(address: tuple[str, int], domain: str) -> tuple[bool, str]:
     instead.
     """
     host, port = address
-    server = host if port == 53 else f"{host}:{port}"
+    server = host if port == 53 else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     zone = domain.removesuffix(".")
     by_hand = f"for dnsmasq that is server=/{zone}/{host}" + ("" if port == 53 else f"#{port}")
     if shutil.which("resolvectl") is None or not _RUNS.exists():
@@ -30,11 +30,16 @@ def resolve_on_host(address: tuple[str, int], domain: str) -> tuple[bool, str]:
             f"--dns-on-host: systemd-resolved doesn't run here, so tell this host's resolver yourself to ask {server} "
             f"about {zone}; {by_hand}"
         )
+    if host != DNS_ADDRESS:  # what is asked by the bridge has no other
+        return False, (
+            f"--dns-on-host: systemd-resolved can't ask {server} by the bridge; have {DNS_ADDRESS}:53 in "
+            f"--dns-listen-address, too; {by_hand}"
+        )
     for command in (("dns", BRIDGE, server), ("domain", BRIDGE, f"~{zone}")):
         reason = _resolvectl(*command)
         if reason:
             return False, f"--dns-on-host: resolvectl {' '.join(command)} failed: {reason}; {by_hand}"
-    return True, f"this host resolves {zone} too, by systemd-resolved"
+    return True, f"This host resolves {zone} too, by systemd-resolved."
 
 
 def forget_on_host() -> None:

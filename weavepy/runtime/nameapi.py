@@ -17,6 +17,7 @@ from aiohttp import web
 
 from weavepy import limits
 from weavepy.errors import LocalError
+from weavepy.events import Address
 from weavepy.runtime.apibody import answer_json, one_text, read_json, refuse_browser, switch, texts
 from weavepy.runtime.weavenets import Handler, not_found, weave_nets
 
@@ -77,8 +78,8 @@ class NameApi:
         return _text(self._control.address())
 
     async def _address_port(self, _request: web.Request) -> web.Response:
-        address = self._control.address()
-        return _text(None if address is None else f"{address}:{self._control.port()}")
+        address, port = self._control.address(), self._control.port()
+        return _text(None if address is None or port is None else str(Address(address, port)))
 
     async def _entries(self, _request: web.Request) -> web.Response:
         return answer_json(self._control.entries() or [])

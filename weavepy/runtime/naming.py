@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from weavepy.errors import LocalError
 from weavepy.linux.hostdns import forget_on_host, resolve_on_host
@@ -25,7 +25,7 @@ from weavepy.names.resolver import Entry
 from weavepy.runtime.attachments import Attachments, Journal
 from weavepy.runtime.dns import start_dns
 from weavepy.runtime.dnsserver import DnsServer
-from weavepy.runtime.dnssockets import DnsSockets
+from weavepy.runtime.dnssockets import WILDCARDS, DnsSockets
 from weavepy.runtime.localnames import OFF, LocalNames, qualified
 from weavepy.runtime.namefeed import NameFeed
 from weavepy.runtime.options import LaunchOptions, parse_domain
@@ -33,8 +33,6 @@ from weavepy.wire.names import NameEntry
 from weavepy.wire.peername import format_peer_name
 
 _T = TypeVar("_T")
-
-_WILDCARDS: Final = ("0.0.0.0", "::")
 
 
 class Naming:
@@ -69,14 +67,14 @@ class Naming:
 
     async def open(
         self, listening: Sequence[DnsSockets], subnets: Callable[[], Iterable[IPv4Network]]
-    ) -> tuple[str, ...]:
-        """Begins to answer on these sockets, if there are any; returns what the operator should know."""
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Begins to answer on these sockets, if there are any; returns warnings, and what else to say."""
         if self._channel is None:
-            return ()
+            return (), ()
         assert self.local is not None
         await self.local.load()
         if not listening:
-            return ()
+            return (), ()
         self._server = await start_dns(
             self._options,
             self._channel.records,
@@ -86,12 +84,10 @@ class Naming:
             entropy=random.Random(),
         )
         if self._options.dns_on_host:
-            port = self._server.addresses[0][1]
-            self._on_host, note = await self._run(
-                resolve_on_host, (self.address() or DNS_ADDRESS, port), self.domain() or ""
-            )
-            return (note,)
-        return ()
+            asked = self._asked() or ("::1", self._server.addresses[0][1])
+            self._on_host, text = await self._run(resolve_on_host, asked, self._channel.domain)
+            return ((), (text,)) if self._on_host else ((text,), ())
+        return (), ()
 
     def settle(self) -> None:
         """Brings the names in line with the containers, once these are all attached again after a start."""
@@ -170,14 +166,13 @@ class Naming:
 
     def address(self) -> str | None:
         """Returns where containers are to ask, None if that is nowhere."""
-        hosts = [host for host, _ in self._server.addresses] if self._server is not None else []
-        if not hosts or DNS_ADDRESS in hosts or hosts[0] in _WILDCARDS:
-            return DNS_ADDRESS if hosts else None
-        return next((host for host in hosts if not host.startswith("127.") and host != "::1"), hosts[0])
+        asked = self._asked()
+        return None if asked is None else asked[0]
 
     def port(self) -> int | None:
         """Returns the port there."""
-        return self._server.addresses[0][1] if self._server is not None else None
+        asked = self._asked()
+        return None if asked is None else asked[1]
 
     async def put(self, container: str, address: str, fqdn: str) -> None:
         """Gives a container a name, or ignores one that isn't inside the domain, as Weave Net does."""
@@ -294,6 +289,9 @@ class Naming:
             return False
         return entry.origin != channel.own or local.healthy(entry.container)
 
+    def _asked(self) -> tuple[str, int] | None:
+        return None if self._server is None else asked_at(self._server.addresses)
+
     @property
     def _domain(self) -> str:
         return parse_domain(self._options.dns_domain)
@@ -306,6 +304,20 @@ class Naming:
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+
+def asked_at(listening: Sequence[tuple[str, int]]) -> tuple[str, int] | None:
+    """Returns the one of these addresses that others are told to ask: the bridge's if it is among them, and none that
+    stands for every address, since nobody can ask that.
+    """
+
+    def rank(address: tuple[str, int]) -> tuple[bool, bool]:
+        host, port = address
+        return host.startswith("127.") or host == "::1", port != 53
+
+    named = [(host, port) for host, port in listening if host not in WILDCARDS]
+    bridge = [address for address in named if address[0] == DNS_ADDRESS]
+    return min(bridge or named, key=rank, default=None)
 
 
 def parse_address(text: str) -> IPv4Address:

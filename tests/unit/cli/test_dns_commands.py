@@ -55,7 +55,7 @@ def test_lookup_prints_a_line_for_each_or_fails(router: ScriptedRouter) -> None:
         (("weave.local.", "169.254.67.83", 53), 0, "--dns=169.254.67.83 --dns-search=weave.local.", ""),
         (("weave.local.", "10.0.0.1", 5300), 0, "--dns=10.0.0.1 --dns-search=weave.local.", "port 5300"),
         ((None, None, None), 0, "", ""),
-        (("weave.local.", None, None), 1, "", "names aren't answered on this host"),
+        (("weave.local.", None, None), 1, "", "there is no address of this host to ask"),
     ],
 )
 def test_arguments_for_docker(

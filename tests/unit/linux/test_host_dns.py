@@ -33,14 +33,14 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 
 def test_systemd_resolved_is_told_about_the_bridge(commands: list[list[str]]) -> None:
-    text = "this host resolves weave.local too, by systemd-resolved"
+    text = "This host resolves weave.local too, by systemd-resolved."
     assert resolve_on_host(ADDRESS, "weave.local.") == (True, text)
-    assert resolve_on_host(("10.0.0.1", 5353), "a.")[1].startswith("this host")
+    assert resolve_on_host((ADDRESS[0], 5353), "a.")[0]
     forget_on_host()
     assert commands == [
         ["resolvectl", "dns", "weave", "169.254.67.83"],
         ["resolvectl", "domain", "weave", "~weave.local"],
-        ["resolvectl", "dns", "weave", "10.0.0.1:5353"],
+        ["resolvectl", "dns", "weave", "169.254.67.83:5353"],
         ["resolvectl", "domain", "weave", "~a"],
         ["resolvectl", "revert", "weave"],
     ]
@@ -54,6 +54,24 @@ def test_what_fails_is_said_with_another_way(domain: str, why: str) -> None:
     assert note.startswith("--dns-on-host: resolvectl domain weave ~")
     assert why in note
     assert f"server=/{domain[:-1]}/169.254.67.83" in note
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "dnsmasq"),
+    [
+        (("10.0.0.1", 53), "10.0.0.1", "10.0.0.1"),
+        (("127.0.0.1", 5353), "127.0.0.1:5353", "127.0.0.1#5353"),
+        (("::1", 5353), "[::1]:5353", "::1#5353"),
+    ],
+)
+def test_it_is_told_nothing_that_it_cannot_ask_by_the_bridge(
+    commands: list[list[str]], address: tuple[str, int], server: str, dnsmasq: str
+) -> None:
+    done, note = resolve_on_host(address, "weave.local.")
+    assert not done
+    assert f"can't ask {server} by the bridge; have 169.254.67.83:53 in --dns-listen-address" in note
+    assert note.endswith(f"server=/weave.local/{dnsmasq}")
+    assert commands == []
 
 
 def test_a_host_without_it_is_told_what_to_do(

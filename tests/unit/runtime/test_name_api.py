@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -139,6 +140,34 @@ def test_weave_nets_requests(tmp_path: Path) -> None:
         assert resolving(bench) == everything[2:]
         assert await http.ask("DELETE", "/name") == (204, "")
         assert resolving(bench) == []
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("listening", "asked"),
+    [
+        ([("169.254.67.83", 53)], "169.254.67.83:53"),
+        ([("10.0.0.1", 53), ("169.254.67.83", 5353)], "169.254.67.83:5353"),
+        ([("169.254.67.83", 5353), ("169.254.67.83", 53)], "169.254.67.83:53"),
+        ([("0.0.0.0", 5353), ("169.254.67.83", 5353)], "169.254.67.83:5353"),
+        ([("127.0.0.1", 53), ("10.0.0.1", 5353)], "10.0.0.1:5353"),
+        ([("127.0.0.1", 5353), ("::1", 53)], "[::1]:53"),
+        ([("::", 53), ("2001:db8::1", 53)], "[2001:db8::1]:53"),
+        ([("::", 53)], None),
+        ([], None),
+    ],
+)
+def test_the_address_to_ask_and_its_port_belong_together(
+    tmp_path: Path, listening: list[tuple[str, int]], asked: str | None
+) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        server = SimpleNamespace(addresses=listening)
+        bench.names._server = cast(Any, server)
+        assert await http.ask("GET", "/dns-address-port") == ((200, asked) if asked else (404, NOT_FOUND))
+        host = asked.rpartition(":")[0].strip("[]") if asked else ""
+        assert await http.ask("GET", "/dns-address") == ((200, host) if asked else (404, NOT_FOUND))
+        bench.names._server = None
 
     run(tmp_path, scenario)
 
