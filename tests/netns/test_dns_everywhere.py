@@ -1,14 +1,16 @@
 """`--dns-listen-address` on real hosts: who is answered at which address, and what else may have the port."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from inside import inside
+import pytest
+from inside import addresses, inside
 
 from weavepy.lab.hosts import Host, Lab
 from weavepy.lab.spaces import Space, run_ip
-from weavepy.linux.rtnl import DNS_ADDRESS
+from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS
 
 # Connected sockets: what comes from another address than the one that was asked is no answer.
 ASK = """
@@ -36,8 +38,8 @@ def ask(space: Space, *addresses: str) -> list[str]:
     return space.run(["python3", "-c", ASK, *addresses]).stdout.split()
 
 
-def launch(host: Host, addresses: str, container: Space) -> None:
-    host.weavepy("launch", "--no-encryption", "--dns-listen-address", addresses)
+def launch(host: Host, where: str, container: Space) -> None:
+    host.weavepy("launch", "--no-encryption", "--dns-listen-address", where)
     host.weavepy("attach", "10.32.1.1/24", "-h", "web", container.target)
 
 
@@ -63,6 +65,9 @@ def test_at_every_address_of_a_host(lab: Lab) -> None:
     own = (DNS_ADDRESS, "127.0.0.1", "127.8.9.10", one.address, other, "::1", "fd99::1")
     assert ask(one, *own) == ANSWERED * len(own)
     assert ask(stranger, one.address, other, "fd99::1") == REFUSED * 3
+    # Not even when it says to be a container, and gets what is sent to one.
+    run_ip(stranger.name, "addr add 10.32.1.7/32 dev eth0", f"route add {one.address} dev eth0 src 10.32.1.7")
+    assert ask(stranger, one.address) == REFUSED
     # Once exposed, the host is asked by containers at that address, too.
     one.weavepy("expose", "10.32.1.9/24")
     assert ask(web, "10.32.1.9") == ANSWERED
@@ -80,6 +85,24 @@ def test_at_every_address_of_a_host(lab: Lab) -> None:
     assert (again.returncode, "0.0.0.0:53: another program" in again.stderr) == (1, True)
     one.weavepy("launch")
     assert ask(web, DNS_ADDRESS) == ANSWERED
+    # The bridge stays, without the address.
+    one.weavepy("stop")
+    one.weavepy("launch", "--no-encryption", "--no-dns")
+    assert addresses(one, BRIDGE) == ["10.32.1.9/24"]
+
+
+@pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="not installed: dnsmasq")
+def test_another_resolver_of_the_host_is_told_by_hand(lab: Lab) -> None:
+    one, web = lab.add_host(), lab.add_container("web")
+    one.weavepy("launch", "--no-encryption")
+    one.weavepy("attach", "10.32.1.1/24", "-h", "web", web.target)
+    argv = [
+        *("dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--pid-file"),
+        *("--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts", "--user=root"),
+        f"--server=/weave.local/{DNS_ADDRESS}",
+    ]
+    with one.running(argv, "using nameserver"):
+        assert ask(one, "127.0.0.1") == ANSWERED
 
 
 def test_only_at_the_addresses_that_are_named(lab: Lab) -> None:

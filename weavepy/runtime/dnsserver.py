@@ -39,6 +39,7 @@ from weavepy.wire.dnsanswer import Answer, encode_answer, encode_failure
 log = logging.getLogger("weavepy.dns")
 
 _READ_BYTES: Final = limits.DNS_UDP_QUERY_BYTES_MAX + 1  # one more tells that a query is too long
+_NOWHERE: Final = WILDCARDS | {""}
 _OUTCOMES: Final = {NOERROR: "answered", NXDOMAIN: "no_such_name", REFUSED: "refused"}
 
 
@@ -56,21 +57,19 @@ class Forwarding(Protocol):
 
 
 class LocalClients:
-    """Who may ask: this host, by loopback or by an address that we listen on, and containers in `subnets()`.
+    """Who may ask: this host, by any of its addresses, and where they ask, containers in `subnets()`.
 
     Who forges an address of this host's has the answer sent to this host.
     """
 
     def __init__(self, subnets: Callable[[], Iterable[IPv4Network]], listening: Iterable[str]) -> None:
         self._subnets = subnets
-        listening = frozenset(listening)
-        self._listening = listening - WILDCARDS
-        self._everywhere = bool(listening & WILDCARDS)
+        self._listening = frozenset(listening) - _NOWHERE
 
-    def __call__(self, host: str) -> bool:
+    def __call__(self, host: str, containers: bool) -> bool:
         if host.startswith("127.") or host == "::1" or host in self._listening:
             return True
-        return self._is_containers(host) or (self._everywhere and host not in WILDCARDS and is_local(host))
+        return (containers and self._is_containers(host)) or (host not in _NOWHERE and is_local(host))
 
     def _is_containers(self, host: str) -> bool:
         try:
@@ -89,13 +88,15 @@ class DnsServer:
         resolver: Answering,
         upstream: Forwarding,
         *,
-        allowed: Callable[[str], bool],
+        allowed: Callable[[str, bool], bool],
         counters: Counter[str],
         clock: Callable[[], float],
         client_queries_s: int = limits.DNS_CLIENT_QUERIES_S,
         servers: Callable[[], Sequence[tuple[str, int]]] = lambda: (),
     ) -> None:
-        """`servers`: those that other names are asked of now, only to be told."""
+        """`allowed`: whether a host may ask, where containers do or not. `servers`: those that other names are asked of
+        now, only to be told.
+        """
         self.counters = counters
         self.servers = servers
         self._sockets = sockets
@@ -118,7 +119,9 @@ class DnsServer:
         """Begins to answer."""
         loop = asyncio.get_running_loop()
         for pair in self._sockets:
-            self._servers.append(await loop.create_server(self._tcp.protocol, sock=pair.tcp))
+            self._servers.append(
+                await loop.create_server(partial(self._tcp.protocol, pair.containers), sock=pair.tcp)
+            )
             loop.add_reader(pair.udp, self._readable, pair)
 
     async def close(self) -> None:
@@ -135,11 +138,11 @@ class DnsServer:
         for pair in self._sockets:
             pair.close()
 
-    def handle(self, data: bytes, host: str, *, tcp: bool, reply: Reply) -> bool:
+    def handle(self, data: bytes, host: str, *, tcp: bool, reply: Reply, containers: bool = True) -> bool:
         """Handles one message of `host`; `reply` gets one answer, now or later, or never. False: it was no query, or
         one too many."""
         self.counters["tcp_queries" if tcp else "udp_queries"] += 1
-        stranger = not self._allowed(host)
+        stranger = not self._allowed(host, containers)
         now = self._clock()
         if not (self._refusals if stranger else self._bucket(host, now)).take(now):
             self.counters["dropped_strangers" if stranger else "dropped_over_rate"] += 1
@@ -200,7 +203,7 @@ class DnsServer:
                 return
             source = answer_from(ancillary) if ancillary else []
             reply = partial(self._send, pair.udp, client, source)
-            self.handle(data, plain_host(client[0]), tcp=False, reply=reply)
+            self.handle(data, plain_host(client[0]), tcp=False, reply=reply, containers=pair.containers)
 
     def _send(self, sock: socket.socket, client: Any, source: list[Any], answer: bytes) -> None:
         try:

@@ -3,8 +3,8 @@
 Rules of this file. A socket is bound to the address that was named, also before an interface has it, so that answers
 leave from the address that was asked. One for every address learns from the kernel which one a query came to, and says
 so with its answer. What can't be had is said with the flag to choose another. The thing people get wrong: this host has
-no route to its containers, so answers at the bridge's own address must leave by the bridge: that one has sockets of
-its own, beside those for every address, too; this host itself asks by lo.
+no route to its containers, so answers at the bridge's own address must leave by the bridge; and what comes in elsewhere
+is from no container, whatever it says. So every IPv4 address is served by two pairs: one at the bridge, for containers.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_IN6_PKTINFO.size)
 
 
 class DnsSockets(NamedTuple):
-    """The two sockets of one address, and whether it stands for every address of the host."""
+    """The two sockets of one address; whether it stands for every address of the host; whether containers ask here."""
 
     udp: socket.socket
     tcp: socket.socket
     wildcard: bool
+    containers: bool
 
     @property
     def address(self) -> tuple[str, int]:
@@ -55,22 +56,33 @@ class DnsSockets(NamedTuple):
         self.tcp.close()
 
 
+class _Place(NamedTuple):
+    """Where a pair is bound. `device`: an interface, "" for any; `shared`: another place of ours overlaps with it."""
+
+    host: str
+    port: int
+    device: str
+    containers: bool
+    shared: bool
+
+
 def open_dns_sockets(addresses: Sequence[tuple[str, int]], bridge: str = "") -> list[DnsSockets]:
     """Opens sockets on (IP address, port) each; LocalError if one can't be had, and then none is left open.
 
-    `bridge`: the interface that has `DNS_ADDRESS`, which is then served there and to this host, and nowhere else.
+    `bridge`: the interface that containers are at. `DNS_ADDRESS` is served there and to this host, and nowhere else.
     """
     with contextlib.ExitStack() as opened:
-        sockets = []
-        for host, port, device, shared in _places(addresses, bridge):
-            try:
-                if shared and not device:
-                    _open_pair(host, port, device).close()  # nobody else has it
-                pair = _open_pair(host, port, device, shared)
-            except OSError as error:
-                raise LocalError(_reason(error, host, port)) from None
-            opened.callback(pair.close)
-            sockets.append(pair)
+        sockets: list[DnsSockets] = []
+        places = list(_places(addresses, bridge))
+        try:
+            for place in places:
+                if place.shared:
+                    _open_pair(place._replace(shared=False)).close()  # nobody else has it
+            for place in places:
+                sockets.append(_open_pair(place))
+                opened.callback(sockets[-1].close)
+        except OSError as error:
+            raise LocalError(_reason(error, place.host, place.port)) from None
         for sock in (sock for pair in sockets for sock in (pair.udp, pair.tcp)):
             sock.setsockopt(
                 socket.SOL_SOCKET, socket.SO_REUSEPORT, 0
@@ -79,18 +91,17 @@ def open_dns_sockets(addresses: Sequence[tuple[str, int]], bridge: str = "") -> 
     return sockets
 
 
-def _places(addresses: Sequence[tuple[str, int]], bridge: str) -> Iterator[tuple[str, int, str, bool]]:
-    """Yields each address, port and interface, "" for any, and whether another place of ours overlaps with it."""
-    everywhere = {port for host, port in addresses if bridge and host == "0.0.0.0"}
+def _places(addresses: Sequence[tuple[str, int]], bridge: str) -> Iterator[_Place]:
+    everywhere = {port for host, port in addresses if host == "0.0.0.0"}
     for host, port in addresses:
-        if host == "0.0.0.0" and port in everywhere:
-            yield host, port, "", True
-            yield DNS_ADDRESS, port, bridge, True
-        elif host != DNS_ADDRESS or not bridge:
-            yield host, port, "", False
+        if not bridge or ":" in host:
+            yield _Place(host, port, "", True, False)
+        elif host != DNS_ADDRESS:
+            yield _Place(host, port, "", False, True)
+            yield _Place(host, port, bridge, True, True)
         elif port not in everywhere:
-            yield host, port, bridge, False
-            yield host, port, "lo", False
+            yield _Place(host, port, bridge, True, False)
+            yield _Place(host, port, "lo", False, False)
 
 
 def answer_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
@@ -104,18 +115,19 @@ def answer_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int,
     return []
 
 
-def _open_pair(host: str, port: int, device: str, shared: bool = False) -> DnsSockets:
-    tries = 1 if port else _PORT_TRIES
+def _open_pair(place: _Place) -> DnsSockets:
+    tries = 1 if place.port else _PORT_TRIES
     while True:
         tries -= 1
         try:
-            return _try_pair(host, port, device, shared)
+            return _try_pair(place)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
 
 
-def _try_pair(host: str, port: int, device: str, shared: bool) -> DnsSockets:
+def _try_pair(place: _Place) -> DnsSockets:
+    host, port, device, containers, shared = place
     with contextlib.ExitStack() as opened:
         pair = []
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
@@ -148,7 +160,7 @@ def _try_pair(host: str, port: int, device: str, shared: bool) -> DnsSockets:
                 udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         opened.pop_all()
-    return DnsSockets(udp, tcp, wildcard)
+    return DnsSockets(udp, tcp, wildcard, containers)
 
 
 def _reason(error: OSError, host: str, port: int) -> str:

@@ -22,25 +22,27 @@ _LENGTH_BYTES: Final = 2
 class Handler(Protocol):
     """Handles one query of `host`; False if the connection is to end."""
 
-    def __call__(self, data: bytes, host: str, *, tcp: bool, reply: Callable[[bytes], None]) -> bool: ...
+    def __call__(
+        self, data: bytes, host: str, *, tcp: bool, reply: Callable[[bytes], None], containers: bool
+    ) -> bool: ...
 
 
 class TcpClients:
     """The connections that there are, of all addresses that we listen on."""
 
-    def __init__(self, handle: Handler, allowed: Callable[[str], bool], counters: Counter[str]) -> None:
+    def __init__(self, handle: Handler, allowed: Callable[[str, bool], bool], counters: Counter[str]) -> None:
         self.handle = handle
         self.counters = counters
         self._allowed = allowed
         self._connected: dict[_Client, str] = {}
         self._of_source: Counter[str] = Counter()
 
-    def protocol(self) -> asyncio.Protocol:
-        return _Client(self)
+    def protocol(self, containers: bool) -> asyncio.Protocol:
+        return _Client(self, containers)
 
-    def admit(self, client: _Client, host: str) -> bool:
+    def admit(self, client: _Client, host: str, containers: bool) -> bool:
         """Counts a connection in, if it may be here."""
-        if not self._allowed(host):
+        if not self._allowed(host, containers):
             self.counters["refused_strangers"] += 1
             return False
         source = source_prefix(host)
@@ -69,8 +71,9 @@ class TcpClients:
 class _Client(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, clients: TcpClients) -> None:
+    def __init__(self, clients: TcpClients, containers: bool) -> None:
         self._clients = clients
+        self._containers = containers
         self._transport: asyncio.Transport | None = None
         self._host = ""
         self._received = bytearray()
@@ -85,7 +88,7 @@ class _Client(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         peer = transport.get_extra_info("peername")
         self._host = plain_host(peer[0]) if peer else ""  # gone already: nobody
-        if not peer or not self._clients.admit(self, self._host):
+        if not peer or not self._clients.admit(self, self._host, self._containers):
             transport.abort()
             return
         self._transport = transport
@@ -138,7 +141,10 @@ class _Client(asyncio.Protocol):
             del self._received[:end]
             self._pending += 1
             self._active_at = self._loop.time()
-            if not self._clients.handle(query, self._host, tcp=True, reply=self._reply):
+            handled = self._clients.handle(
+                query, self._host, tcp=True, reply=self._reply, containers=self._containers
+            )
+            if not handled:
                 self.abort()
 
     def _reply(self, answer: bytes) -> None:

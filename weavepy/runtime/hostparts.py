@@ -104,10 +104,10 @@ def _open_dns_sockets(
 ) -> tuple[list[DnsSockets], tuple[str, ...]]:
     """Opens the sockets for names, on the bridge's own address too if that is among those that were asked for."""
     wanted = set() if options.no_dns else {host for host, _ in options.dns_addresses()}
-    bridge = BRIDGE if wanted & {DNS_ADDRESS, "0.0.0.0"} else ""
-    if not bridge:
+    has_address = bool(wanted & {DNS_ADDRESS, "0.0.0.0"})
+    if not has_address:
         remove_dns_address()
-    sockets, warnings = open_listening(options, bridge, add_dns_address if bridge else lambda: None)
+    sockets, warnings = open_listening(options, BRIDGE, add_dns_address if has_address else lambda: None)
     for pair in sockets:
         opened.callback(pair.close)
     return sockets, warnings

@@ -25,7 +25,7 @@ from weavepy.names.resolver import Entry
 from weavepy.runtime.attachments import Attachments, Journal
 from weavepy.runtime.dns import start_dns
 from weavepy.runtime.dnsserver import DnsServer
-from weavepy.runtime.dnssockets import WILDCARDS, DnsSockets
+from weavepy.runtime.dnssockets import DnsSockets
 from weavepy.runtime.localnames import OFF, LocalNames, qualified
 from weavepy.runtime.namefeed import NameFeed
 from weavepy.runtime.options import LaunchOptions, parse_domain
@@ -307,17 +307,14 @@ class Naming:
 
 
 def asked_at(listening: Sequence[tuple[str, int]]) -> tuple[str, int] | None:
-    """Returns the one of these addresses that others are told to ask: the bridge's if it is among them, and none that
-    stands for every address, since nobody can ask that.
-    """
+    """Returns the one of these addresses that others are told to ask: the bridge's if it is among them."""
 
     def rank(address: tuple[str, int]) -> tuple[bool, bool]:
         host, port = address
         return host.startswith("127.") or host == "::1", port != 53
 
-    named = [(host, port) for host, port in listening if host not in WILDCARDS]
-    bridge = [address for address in named if address[0] == DNS_ADDRESS]
-    return min(bridge or named, key=rank, default=None)
+    bridge = [(DNS_ADDRESS, port) for host, port in listening if host in (DNS_ADDRESS, "0.0.0.0")]
+    return min(bridge or (address for address in listening if address[0] != "::"), key=rank, default=None)
 
 
 def parse_address(text: str) -> IPv4Address:

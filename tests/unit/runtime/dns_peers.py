@@ -63,7 +63,8 @@ class FakeResolver:
         return self._udp.getsockname()[:2]  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> FakeResolver:
-        ((self._udp, tcp, _),) = open_dns_sockets([(self._host, 0)])
+        (pair,) = open_dns_sockets([(self._host, 0)])
+        self._udp, tcp = pair.udp, pair.tcp
         asyncio.get_running_loop().add_reader(self._udp, self._readable)
         self._server = await asyncio.start_server(self._connected, sock=tcp)
         self._writers: list[asyncio.StreamWriter] = []

@@ -90,7 +90,7 @@ class World:
                 open_dns_sockets([(host, 0) for host in self._hosts]),
                 resolver,
                 Upstream(lambda: [self.fake.address], timeout_s=0.5, counters=self.counters),
-                allowed=lambda host: host not in self.strangers,
+                allowed=lambda host, _containers: host not in self.strangers,
                 counters=self.counters,
                 clock=self.clock,
             )
@@ -486,24 +486,22 @@ def test_whatever_is_asked_the_answer_is_short(run: Run) -> None:
 )
 def test_who_may_ask(host: str, allowed: bool) -> None:
     subnets = [IPv4Network("10.32.0.0/12"), IPv4Network("192.168.7.0/24")]
-    assert LocalClients(lambda: subnets, ["169.254.67.83"])(host) is allowed
+    assert LocalClients(lambda: subnets, ["169.254.67.83"])(host, True) is allowed
 
 
-def test_who_listens_everywhere_is_asked_by_this_host_at_any_of_its_addresses(
+def test_this_host_asks_by_any_of_its_addresses_and_containers_only_where_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        dnsserver, "is_local", lambda host: host in ("192.0.2.1", "0.0.0.0", "::", "2001:db8::1")
-    )
-    for host, where, allowed in (
-        ("192.0.2.1", "0.0.0.0", True),
-        ("2001:db8::1", "::", True),
-        ("192.0.2.2", "0.0.0.0", False),
-        ("0.0.0.0", "0.0.0.0", False),
-        ("::", "::", False),
-        ("192.0.2.1", "10.0.0.1", False),
-    ):
-        assert LocalClients(list, [where])(host) is allowed, (host, where)
+    ours = ("192.0.2.1", "2001:db8::1", "0.0.0.0", "::", "")  # as the kernel sees it
+    monkeypatch.setattr(dnsserver, "is_local", lambda host: host in ours)
+    allowed = LocalClients(lambda: [IPv4Network("10.32.0.0/12")], ["0.0.0.0", "::", "10.33.0.1"])
+    for host in ("192.0.2.1", "2001:db8::1", "10.33.0.1", "127.0.0.1", "::1"):
+        assert allowed(host, True)
+        assert allowed(host, False)
+    for host in ("192.0.2.2", "2001:db8::2", "0.0.0.0", "::", ""):
+        assert not allowed(host, True)
+        assert not allowed(host, False)
+    assert (allowed("10.32.0.1", True), allowed("10.32.0.1", False)) == (True, False)
 
 
 def test_opened_as_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
