@@ -229,6 +229,7 @@ async def _serve(launch: Launch, settings: Settings, store: Store, host: HostPar
             clock=shell.clock,
         )
         warnings = settings.warnings + host.warnings + tuple(await exposures.replay())
+        await attachments.note_ended(shell.clock())
         about_names, notes = await names.open(host.dns_sockets, addressing.subnets)
         warnings += about_names
         operator = Operator(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,6 +300,39 @@ def test_a_killed_process_takes_its_names_with_it(lab: Lab) -> None:
     run_ip(gone.name, "link del ethwe")
     until(knows(one, "gone"), 1.0)
     until(knows(two, "gone"), 3.0)
+
+
+def test_who_ended_while_the_router_was_down_is_nowhere_after_the_launch(lab: Lab) -> None:
+    one, two = cluster(lab, 2)
+    spaces = [lab.add_container(label) for label in ("a", "b", "c", "d")]
+    with contextlib.ExitStack() as alive:
+        running = [alive.enter_context(process(space)) for space in spaces]
+        given = [
+            one.weavepy("attach", "-h", space.name[-1], "-h", "all", f"pid:{one_of.pid}").stdout.strip()
+            for space, one_of in zip(spaces, running, strict=True)
+        ]
+        until(knows(two, "all", *given), 1.0)
+        one.kill_router()
+        for dead in running[:3]:
+            dead.kill()
+            dead.wait()
+        one.weavepy("launch")
+        began = time.monotonic()
+        # Here at once, though the others are attached again one by one.
+        for _ in range(20):
+            assert names(one) in ({"all": given[3:], "d": given[3:]}, {})
+        until(knows(one, "d", given[3]), 2.0)
+        until(lambda: names(two) == {"all": given[3:], "d": given[3:]}, 2.0)
+        print(f"their names are gone everywhere {time.monotonic() - began:.2f} s after the launch")
+        # As after a reboot: nothing of /run, of interfaces and of processes is left.
+        one.kill_router()
+        running[3].kill()
+        running[3].wait()
+        shutil.rmtree(one.run_dir)
+        run_ip(one.name, f"link del {BRIDGE}")
+        one.weavepy("launch")
+        assert names(one) == {}
+        until(lambda: not names(two), 1.0)
 
 
 def test_storms_leave_no_ghosts(lab: Lab) -> None:

@@ -144,6 +144,16 @@ class Attachments:
                 self.present[inode] = left
             return [cidr for cidr in before if left is None or cidr not in left.cidrs]
 
+    async def note_ended(self, now: float) -> None:
+        """Notes which containers have ended since the last run. For before anybody is told of those that run: attaching
+        these again takes a moment each.
+        """
+        for key, intent in (await self._run(self._journal.items, PREFIX)).items():
+            if isinstance(intent, dict) and await self._run(_has_ended, intent):
+                inode = int(key.removeprefix(PREFIX))
+                self._owners[inode] = _owner(intent)
+                self._ended[inode] = (now, list(intent["cidrs"]))
+
     async def replay(self, now: float) -> dict[str, list[str]]:
         """Attaches again what was attached before the start. Returns all owners' addresses, as they are in use or, if
         the container has ended meanwhile, still its own.
@@ -156,7 +166,7 @@ class Attachments:
                 intent = (await self._run(self._journal.items, key)).get(key)
                 if not isinstance(intent, dict):
                     continue
-                owner = str(intent.get("owner", intent["target"]))
+                owner = _owner(intent)
                 in_use.setdefault(owner, []).extend(str(cidr) for cidr in intent["cidrs"])
                 try:
                     attachment = await self._run(self._attach_again, intent)
@@ -328,11 +338,20 @@ class Attachments:
         return before, left, inode
 
     def _attach_again(self, intent: Mapping[str, Any]) -> Attachment | None:
-        try:
-            same = target_identity(intent["target"]) == intent["identity"]
-        except LocalError:
-            return None
-        return attach(intent["target"], intent["cidrs"], mtu=self._mtu) if same else None
+        return None if _has_ended(intent) else attach(intent["target"], intent["cidrs"], mtu=self._mtu)
+
+
+def _owner(intent: Mapping[str, Any]) -> str:
+    return str(intent.get("owner", intent["target"]))
+
+
+def _has_ended(intent: Mapping[str, Any]) -> bool:
+    try:
+        identity = target_identity(intent["target"])
+    except LocalError:
+        return True
+    kept: object = intent["identity"]
+    return identity != kept
 
 
 def _intent(

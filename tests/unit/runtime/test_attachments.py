@@ -260,6 +260,28 @@ def test_containers_come_back_after_a_restart(machine: Machine, store: Store) ->
     assert list(store.items("attach/")) == ["attach/70"]
 
 
+def test_who_has_ended_is_known_before_anybody_is_attached_again(machine: Machine, store: Store) -> None:
+    async def before(attachments: Attachments) -> None:
+        await attachments.attach("pid:7", ["10.0.0.1/24"])
+        await attachments.attach("pid:8", ["10.0.0.2/24"])
+
+    async def after(attachments: Attachments) -> None:
+        await attachments.note_ended(0.0)
+        assert attachments.stopped() == {"pid:8"}
+        assert attachments.present == {}
+        await attachments.replay(1.0)
+        assert attachments.stopped() == {"pid:8"}
+        await attachments.look(31.0)
+        assert freed == [("pid:8", ["10.0.0.2/24"])]
+        assert attachments.stopped() == set()
+
+    run(store, Pins(), before)
+    machine.addresses.clear()
+    del machine.inodes["pid:8"]
+    freed: list[tuple[str, list[str]]] = []
+    run(store, Pins(), after, freed)
+
+
 @pytest.mark.parametrize("change", ["inode", "boot"])
 def test_a_stranger_with_the_same_name_gets_nothing(machine: Machine, store: Store, change: str) -> None:
     async def before(attachments: Attachments) -> None:
