@@ -32,7 +32,7 @@ class Network:
         gone: Callable[[tuple[PeerName, ...]], None],
     ) -> None:
         self.topology = Topology(own, entropy)
-        self.channel = TopologyChannel(self.topology, scanner)
+        self.channel = TopologyChannel(self.topology, scanner, self.reachable)
         self._own = own.name
         self._links = links
         self._gone = gone

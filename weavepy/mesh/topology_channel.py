@@ -3,10 +3,12 @@
 Rules of this file. News are names only; their records are read from the table when the message is written, so
 a neighbour that was slow gets the latest and not the history. Each record is encoded once for all neighbours and
 all rounds of gossip, and what is large goes in several messages, so that no turn of the router has much to seal.
-The thing people get wrong: a broadcast is passed on with all names that it held, a gossip only with what was new.
+Nobody is told of a peer that can't be reached: it is about to be forgotten, and where ways are slow those who have
+forgotten it would be told again by those who haven't, for ever. The thing people get wrong: a broadcast is passed on
+with all names that it held, a gossip only with what was new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from weavepy import limits
@@ -80,12 +82,21 @@ class PeerNews:
 
 
 class TopologyChannel:
-    """Connects the table of peers to the gossip. `scanner` makes short work of what the table holds already."""
+    """Connects the table of peers to the gossip. `scanner` makes short work of what the table holds already;
+    `reachable` tells whether gossip can get to a peer.
+    """
 
     name = CHANNEL
 
-    def __init__(self, topology: Topology, scanner: Scanner | None = None) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        scanner: Scanner | None = None,
+        reachable: Callable[[PeerName], bool] = lambda _peer: True,
+    ) -> None:
         self._topology = topology
+        self._reachable = reachable
+        self._unsaid: set[PeerName] = set()  # news of peers that couldn't be reached when they came
         self._scanner = scanner
         self._cache = RecordCache(topology)
 
@@ -96,19 +107,29 @@ class TopologyChannel:
     def merge_gossip_untrusted(self, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
         """Merges a neighbour's records and returns those that were new to us."""
         _, records = decode_news_untrusted(payload, self._topology.holds, self._scanner)
-        news = self._topology.merge(records) if records else None
+        if not records:
+            return None
+        news = self._worth_saying(self._topology.merge(records))
         return self.news(news) if news else None
 
     def merge_broadcast_untrusted(self, source: PeerName, payload: bytes, now: float) -> PeerNews | None:  # noqa: ARG002
         """Merges the records and returns all that were named."""
         names, records = decode_news_untrusted(payload, self._topology.holds, self._scanner)
-        self._topology.merge(records)
-        return self.news(frozenset(names))
+        news = self._topology.merge(records)
+        return self.news(self._worth_saying(news.union(names)))
 
     def handle_unicast_untrusted(self, source: PeerName, payload: bytes, now: float) -> None:  # noqa: ARG002
         """Refuses it: topology is never told to one peer alone (Weave Net 2.8.1)."""
         raise RemoteProtocolError("unicast on the topology channel")
 
     def complete(self) -> PeerNews:
-        """Returns everything we know."""
-        return self.news(frozenset(self._topology.records))
+        """Returns everything we know of peers that can be reached."""
+        return self.news(frozenset(filter(self._reachable, self._topology.records)))
+
+    def _worth_saying(self, names: Iterable[PeerName]) -> frozenset[PeerName]:
+        """Returns those that can be reached, and of earlier ones those that can be reached by now."""
+        self._unsaid &= self._topology.records.keys()
+        self._unsaid.update(names)
+        reached = frozenset(filter(self._reachable, self._unsaid))
+        self._unsaid -= reached
+        return reached

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -349,6 +350,35 @@ def test_topology_channel_relays_news_by_name_and_refuses_unicast() -> None:
     assert again is not None
     with pytest.raises(RemoteProtocolError):
         channel.handle_unicast_untrusted(TWO, b"", 0.0)
+
+
+def test_nobody_is_told_of_a_peer_that_cannot_be_reached_until_it_can() -> None:
+    def peer(number: int, *remotes: int) -> PeerRecord:
+        connections = [ConnectionSummary(PeerName(remote), "10.0.0.1:6783", True, True) for remote in remotes]
+        return PeerRecord(PeerName(number), "", number, 1, 0, False, tuple(connections))
+
+    topology = Topology(peer(1, 2), random.Random(1))
+    routes = Routes(OWN)
+
+    def reachable(name: PeerName) -> bool:
+        routes.update(topology.records)
+        return name in routes.unicast_all
+
+    channel = TopologyChannel(topology, reachable=reachable)
+    news = channel.merge_gossip_untrusted(encode_topology([peer(2, 1), peer(4)]), 0.0)
+    assert news is not None
+    assert news.names == {TWO}
+    assert channel.complete().names == {OWN, TWO}
+    assert channel.merge_gossip_untrusted(encode_topology([peer(4)]), 0.0) is None
+    broadcast = channel.merge_broadcast_untrusted(TWO, encode_topology([peer(2, 1), peer(4)]), 0.0)
+    assert broadcast is not None
+    assert broadcast.names == {TWO}
+    news = channel.merge_gossip_untrusted(encode_topology([peer(3, 2, 4)]), 0.0)
+    assert news is None, "the way to both is claimed by them alone, and nobody whom we reach leads there"
+    news = channel.merge_gossip_untrusted(encode_topology([replace(peer(2, 1, 3), version=2)]), 0.0)
+    assert news is not None
+    assert news.names == {TWO, THREE, FOUR}
+    assert channel.complete().names == {OWN, TWO, THREE, FOUR}
 
 
 def test_large_news_go_in_turns_and_small_ones_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
