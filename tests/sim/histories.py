@@ -21,6 +21,7 @@ TROUBLE = (
     "loss", "slow ways", "slow disks", "jumps", "resets", "greed", "cancels",
 )  # fmt: skip
 MODES = ("auto", "auto", "quorum", "seeds", "observers")
+IN_NO_HURRY_S = 5.0  # an operator who cleans up
 CONNECTED_WITHIN_S = 120.0
 SETTLED_S = 30.0
 GRANTED_WITHIN_S = 60.0
@@ -252,14 +253,24 @@ class History:
             host.jump(seconds)
 
     def _remove(self) -> None:
-        """An operator gives up a dead host, and for good in most cases."""
-        if (down := self._down()) and (host := self._up()):
+        """An operator gives up a dead host, and for good in most cases. As the manual says, he does so on one host that
+        hears all others, and not in the seconds when what the dead one gave away may still be on its way.
+        """
+        if down := self._down():
             gone = self.draw.choice(down)
-            if gone.name in {peer for up in self.world.up() for peer in up.known()}:
+            self.world.run(IN_NO_HURRY_S)
+            names = {up.name for up in self.world.up()}
+            if (
+                not names
+                or gone.router is not None
+                or gone.name in {p for up in self.world.up() for p in up.known()}
+            ):
                 return  # it is refused
-            heir = self.heirs.setdefault(gone.name, host)
-            if heir is not host and heir.number in self.world.hosts and heir.name not in host.known():
-                return  # the operator remembers whom he gave it to, and that this one can't know
+            host = self.heirs.get(gone.name)
+            if host is None or host.number not in self.world.hosts:
+                host = self.heirs[gone.name] = self.draw.choice(self.world.up())
+            if host.router is None or not names <= host.known():
+                return
             self.tell(f"host {host.number} takes over what host {gone.number} had")
             self.world.remove_peer(host, gone.name)
             if self.draw.random() < 0.7:
