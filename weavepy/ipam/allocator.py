@@ -241,6 +241,7 @@ class Allocator:
     def obey(self, lease: LeaseRules) -> None:
         """Gives space to, and believes, only whom the lease lets it."""
         self._exchange.lease = lease
+        self._seeding.divided = lease.is_in_force
 
     def expire(self) -> list[AllocatorAction]:
         """Takes back all addresses of the universe: none of them may be used any more."""

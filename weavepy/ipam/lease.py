@@ -63,6 +63,7 @@ class Lease:
         mine, roster = self._store.restore(own, reclaim_after_s)
         self._council = Council(mine, roster)
         self._was_member = self._store.was_member  # and hasn't forgotten its ring since
+        self._forgotten = False  # it has, in this run
         self._taken = self._store.taken  # whose space we have taken over already
         # Nothing is known of the time before a boot: half of it counts as gone by.
         contact_at = self._store.contact_at
@@ -106,6 +107,10 @@ class Lease:
     def believes(self, peer: PeerName) -> bool:
         """Whether what `peer` says of the ring counts: no more when its space was taken over, until it is back."""
         return peer == self._own or peer not in dict(self._council.roster.heirs)
+
+    def is_in_force(self) -> bool:
+        """Whether hosts have agreed on a roster, which they do of those who own something."""
+        return bool(self._council.roster.version)
 
     def report(self, now: float) -> dict[str, object]:
         """Returns what `status` shows."""
@@ -223,15 +228,17 @@ class Lease:
     def _own_lease(self) -> list[LeaseAction]:
         """Lets our addresses expire, and asks for a session."""
         council, actions = self._council, list[LeaseAction]()
-        taken = self._was_member and council.roster.version and self._own not in council.members
+        # Who was taken over may never have heard that he was a member.
+        known = self._was_member or (self._own in dict(council.roster.heirs) and not self._forgotten)
+        taken = known and council.roster.version and self._own not in council.members
         if not self._expired and (taken or self._overdue):
             self._expired, self._overdue = True, False
             council.say(session=council.mine.session + 1)
             actions.append(Expire())
         if self._own in council.members:
-            self._was_member = True
+            self._was_member, self._forgotten = True, False
         elif taken:
-            self._was_member = False
+            self._was_member, self._forgotten = False, True
             actions.append(ForgetRing())
         if council.mine.session == 0 and self._may_ask():
             council.say(session=1)

@@ -42,11 +42,19 @@ class Seeding:
         self._reachable = reachable
         self._peers = peers
         self._observers: set[PeerName] = set()  # who has said that he doesn't vote
-        self._election: Election | None = None
+        self._own_election: Election | None = None
         if not config.observer:
-            self._election = Election(NodeId(config.own, config.uid), config.quorum or 1)
+            self._own_election = Election(NodeId(config.own, config.uid), config.quorum or 1)
         self._alone_since: float | None = None  # as far as it matters to somebody who waits
         self.electing = False
+        self.divided: Callable[[], bool] = lambda: False  # whether there is a division, known here or not
+
+    @property
+    def _election(self) -> Election | None:
+        """None: this host doesn't vote. If it has forgotten the division, others tell it; would it hold the election
+        again, with all the votes that it remembers, it had back what is another's by now.
+        """
+        return None if self.divided() else self._own_election
 
     @property
     def votes(self) -> bool:

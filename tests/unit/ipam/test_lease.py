@@ -1,6 +1,7 @@
 """Each rule of leases: when a host is fenced, when its addresses expire, and who takes over its space when."""
 
 import json
+import random
 from collections.abc import Collection
 
 import pytest
@@ -10,9 +11,12 @@ from weavepy import limits
 from weavepy.errors import WireError
 from weavepy.events import PeerName
 from weavepy.ipam.actions import Announce, Save
+from weavepy.ipam.allocator import Allocator
+from weavepy.ipam.config import AllocatorConfig
 from weavepy.ipam.lease import Lease
 from weavepy.ipam.leaseactions import Expire, ForgetRing, LeaseAction, TakeOver
 from weavepy.ipam.leasestore import KEYS
+from weavepy.wire.ipam import Range
 from weavepy.wire.lease import (
     Ballot,
     LeaseState,
@@ -261,6 +265,58 @@ def test_who_was_taken_over_forgets_its_ring_and_is_not_believed_until_it_is_bac
     number = cluster[4].allocate("b")
     cluster.run(20)
     assert number in cluster[4].granted
+
+
+def test_who_never_heard_that_he_was_a_member_forgets_his_ring_when_he_was_taken_over() -> None:
+    cluster = Cluster(lag_s=0)
+    cluster.add(1, 2, 3, 4, 5, seeds=(1, 2, 3, 4, 5))
+    cluster.run(1.0)
+    last = cluster[5]
+    assert last.lease._council.mine.session == 1
+    assert last.lease.roster is None
+    saved = dict(last.saved)
+    cluster.run(30)
+    assert 5 in sessions(cluster[1])
+    cluster.kill(5)
+    cluster.run(PERIOD_S + MARGIN_S + 30)
+    assert owners(cluster[1]) == {1, 2, 3, 4}
+    last.saved = saved  # as if it had been killed when the others agreed
+    cluster.groups = [{1, 2, 3, 4}, {5}]
+    last.start()
+    assert 5 in owners(last)
+    for payload in cluster[1].lease.complete().encode():
+        last.handle("lease gossip", PeerName(1), payload)
+    assert last.allocator.ring.empty
+    cluster.groups = None
+    cluster.run(60)
+    assert owners(last) == owners(cluster[1]) == {1, 2, 3, 4}
+    assert fenced(cluster, 5) == [False]
+
+
+def test_who_was_taken_over_holds_no_election_though_it_remembers_the_first_one() -> None:
+    config = AllocatorConfig(own=PeerName(1), uid=1, nickname="", universe=Range(0, 16), quorum=1)
+    allocator = Allocator(
+        config, entropy=random.Random(1), reachable=lambda _: True, company=lambda: True, expected=lambda: 1
+    )
+    allocator.start()
+    allocator.prime(0.0)
+    assert not allocator.ring.empty
+
+    class InForce:
+        def may_give(self, _peer: PeerName, _now: float) -> bool:
+            return True
+
+        def believes(self, _peer: PeerName) -> bool:
+            return True
+
+        def is_in_force(self) -> bool:
+            return True
+
+    allocator.obey(InForce())
+    allocator.forget_ring()
+    allocator.prime(1.0)
+    assert allocator.ring.empty
+    assert allocator.state().election is None
 
 
 def test_who_had_something_in_secret_when_it_was_taken_over_does_no_harm() -> None:
