@@ -13,6 +13,8 @@ from world import Host
 
 from weavepy import events as ev
 from weavepy import limits
+from weavepy.events import PeerName
+from weavepy.ipam.lease import Lease
 from weavepy.wire.ipam import Range
 
 RECLAIM_AFTER_S = limits.RECLAIM_AFTER_MIN_S
@@ -53,9 +55,14 @@ class LeaseWorld(AddressWorld):
 def fenced(host: Host) -> str:
     if host.router is None:
         return "down"
+    return lease_of(host).fenced(host.clock())
+
+
+def lease_of(host: Host) -> Lease:
+    assert host.router is not None
     assert host.router.addresses is not None
     assert host.router.addresses.lease is not None
-    return host.router.addresses.lease.lease.fenced(host.clock())
+    return host.router.addresses.lease.lease
 
 
 class LeaseHistory(History):
@@ -114,9 +121,19 @@ class LeaseHistory(History):
         assert few or owners <= names, f"{[f'{peer:#x}' for peer in owners - names]} still own something"
         if few:
             self._remove_the_dead()
+            self._dismiss_the_dead(names)
         self.world.run(60.0)
         for host in self.world.up():
             assert not fenced(host), f"host {host.number} is held back: {fenced(host)}"
+
+    def _dismiss_the_dead(self, names: set[PeerName]) -> None:
+        """Also those that owned nothing: their votes are waited for. Only members can do that."""
+        for host in self.world.up():
+            members = lease_of(host)._council.members
+            if host.name in members:
+                for peer in sorted(members.keys() - names):
+                    self.tell(f"host {host.number} no longer counts on {peer:#x}")
+                    self.world.remove_peer(host, peer)
 
 
 def live_through(seeds: range) -> int:

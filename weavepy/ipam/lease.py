@@ -94,9 +94,12 @@ class Lease:
         if not self._council.roster.version and not self._council.mine.session:
             return ""
         if self._council.roster.version and not self._leased():
-            return "a majority of the hosts has not agreed yet that this host uses its addresses (--reclaim-after)"
+            missing = self._missing()
+            text = "a majority of the hosts has not agreed yet that this host uses its addresses (--reclaim-after)"
+            return f"{text}: missing {missing}; `weavepy rmpeer` those that are gone" if missing else text
         if now >= self._contact_at + self._fence_after_s() / 2:
-            return f"no contact with a majority of the hosts (--reclaim-after): missing {self._missing()}"
+            missing = self._missing() or "nobody by now"
+            return f"no contact with a majority of the hosts (--reclaim-after): missing {missing}"
         return ""
 
     def may_give(self, peer: PeerName, now: float) -> bool:
@@ -393,7 +396,7 @@ class Lease:
 
     def _missing(self) -> str:
         missing = sorted(peer for peer in self._council.electorate() if not self._attendance.is_there(peer))
-        return ", ".join(map(format_peer_name, missing)) or "nobody by now"
+        return ", ".join(map(format_peer_name, missing))
 
     def warnings(self) -> list[str]:
         """Returns what keeps it from doing what it is for, each with what to do."""
