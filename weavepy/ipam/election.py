@@ -8,18 +8,23 @@ later, also if it comes from a proposal that failed.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from weavepy.events import PeerName
 from weavepy.wire.ipam import NO_CLAIMS, NO_PROPOSAL, AcceptedValue, Claims, NodeId, ProposalId
 
 
 class Election:
-    """What one voter knows of the election. `quorum`: how many nodes must agree, itself counted."""
+    """What one voter knows of the election. `quorum`: how many nodes must agree, itself counted. `is_there`: whether a
+    voter can be spoken to; Weave Net proposes all as owners who have ever voted, though they are gone.
+    """
 
-    def __init__(self, own: NodeId, quorum: int) -> None:
+    def __init__(
+        self, own: NodeId, quorum: int, is_there: Callable[[PeerName], bool] = lambda _peer: True
+    ) -> None:
         self.quorum = quorum
         self._own = own
+        self._is_there = is_there
         self._knows: dict[NodeId, Claims] = {}
 
     def claims(self) -> dict[NodeId, Claims]:
@@ -93,4 +98,6 @@ class Election:
         self._knows[self._own] = claims
 
     def _peers(self) -> tuple[PeerName, ...]:
-        return tuple(sorted({node.name for node in self._knows} | {self._own.name}))
+        return tuple(
+            sorted({node.name for node in self._knows if self._is_there(node.name)} | {self._own.name})
+        )

@@ -44,7 +44,7 @@ class Seeding:
         self._observers: set[PeerName] = set()  # who has said that he doesn't vote
         self._own_election: Election | None = None
         if not config.observer:
-            self._own_election = Election(NodeId(config.own, config.uid), config.quorum or 1)
+            self._own_election = Election(NodeId(config.own, config.uid), config.quorum or 1, reachable)
         self._alone_since: float | None = None  # as far as it matters to somebody who waits
         self.electing = False
         self.divided: Callable[[], bool] = lambda: False  # whether there is a division, known here or not

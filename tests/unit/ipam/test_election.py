@@ -102,6 +102,24 @@ def test_whatever_the_order_of_messages_all_agree(voters: int, seed: int) -> Non
     assert set(next(iter(finally_decided))) <= {PeerName(n + 1) for n in range(voters)}
 
 
+def test_who_has_voted_and_left_owns_nothing() -> None:
+    here = {PeerName(1), PeerName(2)}
+    one, two, gone = (Election(NodeId(PeerName(n), n), 2, here.__contains__) for n in (1, 2, 3))
+    gone.propose()
+    two.update(gone.claims())
+    two.think()
+    one.update(two.claims())
+    one.propose()
+    for _ in range(2):
+        two.update(one.claims())
+        two.think()
+        one.update(two.claims())
+        one.think()
+    value = one.consensus()
+    assert value is not None
+    assert value.peers == (1, 2)
+
+
 def test_one_value_of_two_proposals_is_no_majority_yet() -> None:
     """Weave Net takes it for one, but the third node's value may get through still: with the first one's help."""
     one, two, three = (NodeId(PeerName(n), n) for n in (1, 2, 3))
