@@ -203,6 +203,7 @@ class Lease:
         self._tick_at = now + limits.LEASE_TICK_S
         if self._founders():
             council.found(self._founders())
+        self._heed_operators()
         self._look(now)
         self._decided = self._think(now)
         self._look(now)
@@ -213,6 +214,17 @@ class Lease:
             self._look(now)
             actions += self._own_lease()
         return self._all_actions(actions, now)
+
+    def _heed_operators(self) -> None:
+        """Says of who doesn't come back what an operator told any host: that of the members counts alone."""
+        mine, members = self._council.mine, dict(self._council.roster.members)
+        if self._own not in members:
+            return
+        said = {one for statement in self._council.statements.values() for one in statement.dismissed}
+        news = {
+            (peer, session) for peer, session in said if members.get(peer) == session and peer != self._own
+        }
+        self._council.say(dismissed=tuple(sorted({*mine.dismissed, *news})))
 
     def _think(self, now: float) -> bool:
         return self._council.think(lambda gone: self._are_gone(gone, now), self._next_roster)

@@ -447,6 +447,22 @@ def test_hosts_that_the_operator_has_dismissed_are_not_waited_for() -> None:
     assert owners(cluster[2]) == {1, 2}
 
 
+def test_any_host_may_be_told_who_does_not_come_back() -> None:
+    cluster = together(1, 2, 3)
+    cluster.groups = [{1}, {2, 3}]
+    cluster.run(PERIOD_S + MARGIN_S + 30)
+    assert set(sessions(cluster[2])) == {2, 3}
+    cluster.kill(3)
+    cluster.groups = None
+    cluster.run(60)
+    assert fenced(cluster, 1) == [True]
+    assert f"missing {name(3)}; `weavepy rmpeer`" in cluster[1].lease.fenced(cluster.now)
+    cluster[1].do_lease(cluster[1].lease.dismiss(PeerName(3), cluster.now))
+    cluster.run(60)
+    assert fenced(cluster, 1, 2) == [False, False]
+    assert set(sessions(cluster[2])) == {1, 2}
+
+
 def test_who_was_dismissed_and_comes_back_has_nothing_but_may_join() -> None:
     cluster = together(1, 2, 3, 4)
     cluster[4].allocate("a")
