@@ -8,8 +8,8 @@ large mesh stops the loop for 50 ms, just when a restarted peer has changed hund
 import gc
 from typing import Final
 
-_YOUNG: Final = 700  # so what looks at interfaces leave over takes a megabyte before it goes
-_MIDDLE: Final = 700  # many times what a large message makes and keeps
+_YOUNG: Final = 10_000  # more objects than a large message makes and keeps
+_MIDDLE: Final = 50
 _OLD: Final = 100  # so a full collection comes after tens of millions of new objects
 
 

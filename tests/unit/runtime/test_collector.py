@@ -11,20 +11,11 @@ assert gc.get_freeze_count() > 0
 before = [generation["collections"] for generation in gc.get_stats()]
 kept = [[] for _ in range(1_000_000)]
 young, middle, old = (g["collections"] - b for g, b in zip(gc.get_stats(), before))
-assert 1300 <= young <= 1500, young
+assert 50 <= young <= 110, young
 assert old == 0, old
 kept.append(kept)
 del kept
 assert gc.collect() > 1_000_000  # cycles still end
-freed = set()
-class Cycle:
-    def __init__(self):
-        self.me = self
-    def __del__(self):
-        freed.add(id(self))
-for _ in range(5_000):
-    Cycle()
-assert freed  # young ones soon, and by themselves
 """
 
 
