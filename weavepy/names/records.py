@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Mapping, Set
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from weavepy import limits
 from weavepy.events import PeerName
@@ -23,6 +23,12 @@ from weavepy.wire.names import Identity, NameEntry
 _Key = TypeVar("_Key", str, int)
 _Order: TypeAlias = tuple[str, PeerName, str, int, str]
 _SERVICE: Final = re.compile(r"([1-9][0-9]{0,4})\.(_[^.]+\._[^.]+\..+)")  # a port, and what is served there
+
+
+class _Change(Protocol):
+    """Changes one place of an index."""
+
+    def __call__(self, index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -> None: ...
 
 
 class NameChange(NamedTuple):
@@ -293,27 +299,25 @@ class Records:
             self._removed.setdefault(after.origin, {})[after.identity] = None
         if was_live:
             assert before is not None
-            name = _lower(before.hostname)
-            _take_out(self._by_name, name, before)
-            service = _service(name)
-            if service is None:
-                _take_out(self._by_address, before.address, before)
-            else:
-                _take_out(self._by_service, service, before)
+            self._index(_take_out, before)
         if is_live:
             assert after is not None
-            name = _lower(after.hostname)
-            _put_in(self._by_name, name, after)
-            service = _service(name)
-            if service is None:
-                _put_in(self._by_address, after.address, after)
-            else:
-                _put_in(self._by_service, service, after)
+            self._index(_put_in, after)
         if was_live != is_live:
             self.revision += 1
             entry = after if is_live else before
             assert entry is not None
             self._changes.append(NameChange(self.revision, is_live, entry))
+
+    def _index(self, change: _Change, entry: NameEntry) -> None:
+        """Puts a live entry in each index that it belongs to, or takes it out."""
+        name = _lower(entry.hostname)
+        change(self._by_name, name, entry)
+        service = _service(name)
+        if service is None:
+            change(self._by_address, entry.address, entry)
+        else:
+            change(self._by_service, service, entry)
 
 
 def _lower(name: str) -> str:
