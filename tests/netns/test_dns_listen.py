@@ -12,7 +12,7 @@ from weavepy.lab.hosts import Lab
 from weavepy.lab.spaces import Space, run_ip
 from weavepy.lab.topology import link
 from weavepy.names.records import Records
-from weavepy.runtime.dns import open_listening, start_dns
+from weavepy.runtime.dns import open_listening, resolver_of, start_dns
 from weavepy.runtime.options import LaunchOptions
 
 SERVER = "169.254.67.83"
@@ -48,11 +48,9 @@ def test_a_container_asks_an_address_that_came_after_the_server(lab: Lab, tmp_pa
         sockets, warnings = open_listening(options)
         server = await start_dns(
             options,
-            records(),
+            resolver_of(options, records(), alive=lambda _entry: True, entropy=random.Random(1)),
             sockets,
-            alive=lambda _entry: True,
             subnets=lambda: [IPv4Network(f"{near.addresses[0]}/24", strict=False)],
-            entropy=random.Random(1),
         )
         assert warnings == ()
         try:

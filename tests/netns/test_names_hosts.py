@@ -140,6 +140,7 @@ def test_containers_ask_their_own_host_by_name(lab: Lab, resolv_conf: Path) -> N
     assert ask(one, resolv_conf, "db", "nobody") == ["db 10.32.1.2", "nobody -"]  # the host itself
     # The same by Weave Net's commands.
     assert one.weavepy("dns-lookup", "db").stdout == "10.32.1.2\n"
+    assert one.weavepy("dns-lookup", "10-32-1-2.db.weave.local").stdout == "10.32.1.2\n"
     assert two.weavepy("dns-lookup", "www.weave.local").stdout == "10.32.1.1\n"
     failed = one.weavepy("dns-lookup", "nobody", check=False)
     assert (failed.returncode, failed.stdout) == (1, "")

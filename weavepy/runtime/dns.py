@@ -41,20 +41,27 @@ def open_listening(
         return [], (f"no DNS for containers: {error}",)
 
 
+def resolver_of(
+    options: LaunchOptions, records: Records, *, alive: Callable[[Entry], bool], entropy: Entropy
+) -> Resolver:
+    """Returns what answers questions about `records`. `alive`: as `Resolver`. `entropy` is drawn from for each record
+    of an answer, only to shuffle: a `random.Random`, not the system's.
+    """
+    domain = parse_domain(options.dns_domain)
+    return Resolver(records, domain=domain, ttl_s=options.dns_ttl, entropy=entropy, alive=alive)
+
+
 async def start_dns(
     options: LaunchOptions,
-    records: Records,
+    resolver: Resolver,
     sockets: Sequence[DnsSockets],
     *,
-    alive: Callable[[Entry], bool],
     subnets: Callable[[], Iterable[IPv4Network]],
-    entropy: Entropy,
     clock: Callable[[], float] = time.monotonic,
 ) -> DnsServer:
     """Starts the server on sockets that are open already, and are its own from now on.
 
-    `alive`: as `Resolver`. `subnets`: those whose addresses containers here have, asked anew at each query. `entropy`
-    is drawn from for each record of an answer, only to shuffle: a `random.Random`, not the system's.
+    `subnets`: those whose addresses containers here have, asked anew at each query.
     """
     try:
         addresses = list(dict.fromkeys(pair.address for pair in sockets))
@@ -64,13 +71,7 @@ async def start_dns(
         )
         server = DnsServer(
             sockets,
-            Resolver(
-                records,
-                domain=parse_domain(options.dns_domain),
-                ttl_s=options.dns_ttl,
-                entropy=entropy,
-                alive=alive,
-            ),
+            resolver,
             Upstream(resolv_conf.servers, timeout_s=options.dns_fallback_timeout, counters=counters),
             allowed=LocalClients(subnets, [host for host, _ in addresses]),
             counters=counters,

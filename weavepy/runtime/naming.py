@@ -21,9 +21,9 @@ from weavepy.linux.hostdns import forget_on_host, resolve_on_host
 from weavepy.linux.rtnl import DNS_ADDRESS
 from weavepy.names.channel import NamesChannel
 from weavepy.names.config import EXTERN
-from weavepy.names.resolver import Entry
+from weavepy.names.resolver import Entry, Resolver
 from weavepy.runtime.attachments import Attachments, Journal
-from weavepy.runtime.dns import start_dns
+from weavepy.runtime.dns import resolver_of, start_dns
 from weavepy.runtime.dnsserver import DnsServer
 from weavepy.runtime.dnssockets import DnsSockets
 from weavepy.runtime.localnames import OFF, LocalNames, qualified
@@ -59,9 +59,13 @@ class Naming:
         self._on_host = False
         self.local: LocalNames | None = None
         self.feed: NameFeed | None = None
+        self._resolver: Resolver | None = None
         if channel is not None:
             self.local = LocalNames(channel, journal, executor, attachments, handle)
             self.feed = NameFeed(channel.records, wall)
+            self._resolver = resolver_of(
+                options, channel.records, alive=self._is_alive, entropy=random.Random()
+            )
 
     # ---- life
 
@@ -72,16 +76,15 @@ class Naming:
         if self._channel is None:
             return (), ()
         assert self.local is not None
+        assert self._resolver is not None
         await self.local.load()
         if not listening:
             return (), ()
         self._server = await start_dns(
             self._options,
-            self._channel.records,
+            self._resolver,
             listening,
-            alive=self._is_alive,
             subnets=subnets,
-            entropy=random.Random(),
         )
         if self._options.dns_on_host:
             asked = self._asked() or ("::1", self._server.addresses[0][1])
@@ -229,11 +232,9 @@ class Naming:
 
     def lookup(self, text: str) -> list[str]:
         """Returns the addresses that a name is answered with now."""
-        channel = self._channel
-        if channel is None:
+        if self._resolver is None:
             raise LocalError(OFF)
-        entries = channel.records.addresses(self.hostname(text))
-        return [str(IPv4Address(a)) for a in dict.fromkeys(e.address for e in entries if self._is_alive(e))]
+        return [str(IPv4Address(address)) for address in self._resolver.lookup(self.hostname(text))]
 
     def services(self, name: str | None = None) -> dict[str, Any]:
         """Returns each name, or one, with who has it. LocalError if nobody has."""

@@ -519,13 +519,11 @@ def test_opened_as_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 dns_ttl=9,
                 resolv_conf=str(conf),
             )
-            arguments = {
-                "alive": lambda _entry: True,
-                "subnets": list,
-                "entropy": random.Random(1),
-            }
             sockets, warnings = dns.open_listening(options)
-            server = await dns.start_dns(options, Records(), sockets, **arguments)  # type: ignore[arg-type]
+            resolver = dns.resolver_of(
+                options, Records(), alive=lambda _entry: True, entropy=random.Random(1)
+            )
+            server = await dns.start_dns(options, resolver, sockets, subnets=list)
             assert warnings == ()
             with pytest.raises(LocalError, match="--dns-listen-address"):
                 dns.open_listening(options)
