@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "micro": "the parts by themselves",
     "scale": "many hosts",
     "dns": "names: answers a second and how long they take, beside other servers",
+    "beside": "what answering DNS costs the throughput between containers",
     "addresses": "how long an address takes, and a whole attach",
 }
 

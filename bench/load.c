@@ -4,8 +4,12 @@
  *   load send ADDRESS PORT FROM UNTIL LENGTH FLOWS RATE     prints "SENT"; a RATE of 0 floods
  *   load echo ADDRESS PORT UNTIL                            prints "ready", then returns what comes
  *   load ping ADDRESS PORT FROM UNTIL INTERVAL              prints each round trip in ns, -1 if it never ended
+ *   load ask ADDRESS PORT FROM UNTIL INTERVAL HEX SOURCE... prints "ready", sends a message from each
+ *                                                           source in turn, then prints "SENT ANSWERED"
+ *   load answer ADDRESS PORT DEVICE UNTIL COST              prints "ready", then answers each DNS query with one
+ *                                                           address, and works until it took COST of CPU
  *
- * FROM, UNTIL and INTERVAL are nanoseconds of CLOCK_MONOTONIC, which all namespaces share, so both ends speak
+ * FROM, UNTIL, INTERVAL and COST are nanoseconds; the first two of CLOCK_MONOTONIC, which all namespaces share, so both ends speak
  * of one window. Nothing runs longer than UNTIL plus GRACE. No GSO is asked for: each datagram is the
  * network's to deal with. The easy mistake: a pinger that waits for an answer sends less when it is slow;
  * this one sends on time whatever comes back.
@@ -30,10 +34,18 @@
 #define GRACE 1000000000LL
 #define TICK 50000LL
 #define BUFFER_BYTES (8 << 20)
+#define MESSAGE_MAX 512
+#define SOURCES_MAX 64
 
 static int64_t now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static int64_t worked(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
@@ -164,6 +176,63 @@ static void ping(int fd, int64_t from, int64_t until, int64_t interval) {
     for (int64_t i = 0; i < count; i++) printf("%lld\n", took[i] ? (long long)took[i] : -1LL);
 }
 
+static void ask(char **argv, int sources, int64_t from, int64_t until) {
+    int64_t interval = number(argv[4], 1000, INT64_MAX), sent = 0, answered = 0;
+    uint8_t message[MESSAGE_MAX], answer[MESSAGE_MAX];
+    int fd[SOURCES_MAX];
+    size_t length = strlen(argv[5]) / 2;
+    if (length < 1 || length > sizeof message || sources > SOURCES_MAX) {
+        fprintf(stderr, "load: 1 to %d bytes and sources, not so many\n", SOURCES_MAX);
+        exit(2);
+    }
+    for (size_t i = 0; i < length; i++) {
+        char digits[] = {argv[5][2 * i], argv[5][2 * i + 1], 0};
+        message[i] = strtol(digits, NULL, 16);
+    }
+    for (int i = 0; i < sources; i++) {
+        struct sockaddr_in a = {.sin_family = AF_INET};
+        fd[i] = socket(AF_INET, SOCK_DGRAM, 0);
+        if (inet_pton(AF_INET, argv[6 + i], &a.sin_addr) != 1 || bind(fd[i], (void *)&a, sizeof a))
+            die(argv[6 + i]);
+        a.sin_port = htons(number(argv[1], 1, 65535));
+        if (inet_pton(AF_INET, argv[0], &a.sin_addr) != 1 || connect(fd[i], (void *)&a, sizeof a)) die(argv[0]);
+    }
+    puts("ready");
+    fflush(stdout);
+    sleep_until(from);
+    for (int64_t next = from, turn = 0; next < until; next += interval, turn++) {
+        int now_on = fd[turn % sources];
+        sleep_until(next);
+        while (recv(now_on, answer, sizeof answer, MSG_DONTWAIT) > 0) answered++;
+        sent += send(now_on, message, length, 0) == (ssize_t)length;
+    }
+    sleep_until(until + GRACE / 5);
+    for (int i = 0; i < sources; i++)
+        while (recv(fd[i], answer, sizeof answer, MSG_DONTWAIT) > 0) answered++;
+    printf("%lld %lld\n", (long long)sent, (long long)answered);
+}
+
+static void answer(int fd, const char *device, int64_t until, int64_t cost) {
+    static const uint8_t record[] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 10, 32, 0, 1};
+    uint8_t message[MESSAGE_MAX + sizeof record];
+    struct sockaddr_in a;
+    if (setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device))) die(device);
+    puts("ready");
+    fflush(stdout);
+    int64_t due = worked();
+    while (readable_before(fd, until + GRACE)) {
+        socklen_t size = sizeof a;
+        ssize_t n = recvfrom(fd, message, MESSAGE_MAX, MSG_DONTWAIT, (struct sockaddr *)&a, &size);
+        if (n < 12) continue;
+        message[2] |= 0x80; /* a response */
+        message[7] = 1;     /* with one answer */
+        memcpy(message + n, record, sizeof record);
+        for (due += cost; worked() < due;) {
+        }
+        sendto(fd, message, n + sizeof record, 0, (struct sockaddr *)&a, size);
+    }
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     prctl(PR_SET_TIMERSLACK, 1);
@@ -176,8 +245,13 @@ int main(int argc, char **argv) {
     else if (!strcmp(what, "ping") && argc == 7)
         ping(open_socket(argv[2], argv[3], 0), number(argv[4], 0, INT64_MAX), number(argv[5], 0, INT64_MAX),
              number(argv[6], 1000, INT64_MAX));
+    else if (!strcmp(what, "ask") && argc >= 9)
+        ask(argv + 2, argc - 8, number(argv[4], 0, INT64_MAX), number(argv[5], 0, INT64_MAX));
+    else if (!strcmp(what, "answer") && argc == 7)
+        answer(open_socket(argv[2], argv[3], 1), argv[4], number(argv[5], 0, INT64_MAX),
+               number(argv[6], 0, GRACE));
     else {
-        fprintf(stderr, "load: recv, send, echo or ping, as load.c says\n");
+        fprintf(stderr, "load: recv, send, echo, ping, ask or answer, as load.c says\n");
         return 2;
     }
     return 0;

@@ -110,6 +110,23 @@ def test_round_trips_under_load_are_timed(lab: Lab) -> None:
     assert 0 <= found["ping_loss_loaded"] <= 1
 
 
+@pytest.mark.deep
+def test_what_dns_costs_the_data_plane_is_measured_beside_a_stand_in(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    argv = ["beside", "--clients", "2", "--seconds", "1", "--rounds", "1", "--json", str(file)]
+    done = subprocess.run([sys.executable, "-m", "bench", *argv], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["beside"]
+    assert [name for name, row in rows.items() if row["unit"] == "Gb/s"] == [
+        "TCP alone",
+        "TCP beside its DNS",
+        "TCP beside a stand-in that takes as much CPU",
+        "TCP beside one that takes the least",
+    ]
+    assert all(row["median"] > 0 for row in rows.values())
+    assert rows["CPU for an answer at 380/s"]["unit"] == "us"
+
+
 @pytest.mark.parametrize("gso", ["on", "off"])
 def test_bare_carries_frames_with_trains_and_without(lab: Lab, gso: str) -> None:
     site = Site(lab)
@@ -139,7 +156,13 @@ def test_each_peer_that_is_installed_comes_up(lab: Lab, name: str) -> None:
         site.close()
 
 
-@pytest.mark.parametrize("argv", [["recv"], ["send", "x"], ["nonsense"], ["echo", "10.0.0.1", "0", "1"]])
+ASK = ["ask", "127.0.0.1", "53", "0", "1", "1000", "", "127.0.0.1"]
+ANSWER = ["answer", "127.0.0.1", "5300", "lo", "1", "-1"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["recv"], ["send", "x"], ["nonsense"], ["echo", "10.0.0.1", "0", "1"], ASK, ANSWER]
+)
 def test_the_load_program_refuses_what_it_does_not_know(tmp_path: Path, argv: list[str]) -> None:
     assert shutil.which("cc")
     done = subprocess.run([build_load(tmp_path), *argv], capture_output=True, text=True, timeout=10)

@@ -110,3 +110,9 @@ def test_figures_keep_their_samples(tmp_path: Path) -> None:
     calls: list[str] = []
     assert len(timed(lambda: calls.append("call"), 2, before=lambda: calls.append("before"))) == 2
     assert calls == ["before", "call"] * 3
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--clients", "0"), ("--clients", "65"), ("--seconds", "0")])
+def test_beside_refuses(capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
+    assert main(["beside", flag, value]) == 2
+    assert flag in capsys.readouterr().err
