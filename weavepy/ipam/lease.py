@@ -14,6 +14,8 @@ margin. Else somebody of M took part in deciding on a later roster before c - ma
 c <= t - R: G has expired by t, and is given a new session by a roster that follows, which says that it was taken over.
 What G gave to others before it was fenced, at c + R/2, is known to the heir: every member is gone as long as G, or has
 been there long enough for its ring to arrive. A member whose lease was taken forgets its ring, and nobody believes it.
+Who is no member and owns nothing may have seen what G gave away all the same: it forgets its ring with every new
+roster, and isn't believed until it has heard of the last one.
 
 Rules of this file. `now` is monotonic; every call returns what is to be done, in order, `Save` before what tells of it.
 Nothing expires and nobody is taken over before three hosts or more have agreed on a first roster. The thing people
@@ -64,6 +66,7 @@ class Lease:
         self._council = Council(mine, roster)
         self._was_member = self._store.was_member  # and hasn't forgotten its ring since
         self._forgotten = False  # it has, in this run
+        self._looked_on = self._council.roster.version  # our ring is of no earlier one, if we do
         self._taken = self._store.taken  # whose space we have taken over already
         # Nothing is known of the time before a boot: half of it counts as gone by.
         contact_at = self._store.contact_at
@@ -108,8 +111,15 @@ class Lease:
         return not self.fenced(now) and (not roster or peer in self._council.members)
 
     def believes(self, peer: PeerName) -> bool:
-        """Whether what `peer` says of the ring counts: no more when its space was taken over, until it is back."""
-        return peer == self._own or peer not in dict(self._council.roster.heirs)
+        """Whether what `peer` says of the ring counts: no more when its space was taken over, until it is back, and not
+        if it merely looks on and hasn't heard of the last roster.
+        """
+        roster, said = self._council.roster, self._council.statements.get(peer)
+        if peer == self._own or peer in self._council.members:
+            return True
+        if peer in dict(roster.heirs):
+            return False
+        return said is None or said.version >= roster.version or peer in self._owners()
 
     def is_in_force(self) -> bool:
         """Whether hosts have agreed on a roster, which they do of those who own something."""
@@ -269,6 +279,7 @@ class Lease:
 
     def _all_actions(self, actions: list[LeaseAction], now: float) -> list[LeaseAction]:
         """Puts what must last before all that tells of it, and what we have done behind it."""
+        early = self._look_on()
         mine, store = self._council.mine, self._store
         before = store.save_said(mine, self.roster)
         after: list[LeaseAction] = [*store.save_done(was_member=self._was_member, taken=self._taken)]
@@ -277,7 +288,16 @@ class Lease:
         if mine != self._told:
             self._told = mine
             after.append(Announce())
-        return [*before, *actions, *after]
+        return [*early, *before, *actions, *after]
+
+    def _look_on(self) -> list[LeaseAction]:
+        """Forgets the ring of an earlier roster, before the new one is saved, if we only look on."""
+        version = self._council.roster.version
+        if version == self._looked_on:
+            return []
+        self._looked_on = version
+        owners = self._owners()
+        return [ForgetRing()] if owners and self._own not in {*owners, *self._council.members} else []
 
     # ---- contact and leases
 

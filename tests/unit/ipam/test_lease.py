@@ -349,6 +349,33 @@ def test_who_had_something_in_secret_when_it_was_taken_over_does_no_harm() -> No
     assert len({host.allocator.ring.entries for host in cluster.living}) == 1
 
 
+def test_who_looked_on_when_lost_hosts_gave_each_other_space_forgets_it() -> None:
+    cluster = together(1, 2, 3, 4, 5)
+    cluster.groups = [{1, 2, 3}, {4, 5, 6}]
+    cluster.add(6)
+    for number in range(20):
+        cluster[4].allocate(f"a{number}")  # more than it has, so the other gives it some
+    cluster.run(HALF - 5)
+    onlooker = cluster[6]
+    assert onlooker.allocator.ring.entries == cluster[4].allocator.ring.entries
+    assert onlooker.allocator.ring.entries != cluster[1].allocator.ring.entries
+    for request in cluster[4].allocator.waiting:
+        cluster[4].allocator.cancel(request.number)
+    cluster.kill(6)
+    cluster.run(PERIOD_S + MARGIN_S + 60)
+    assert owners(cluster[1]) == {1, 2, 3}
+    cluster.groups = None
+    cluster.run(60)
+    assert owners(cluster[1]) == {1, 2, 3}
+    assert set(sessions(cluster[1])) == {1, 2, 3, 4, 5}
+    before = cluster[1].allocator.ring.entries
+    onlooker.start()
+    assert not onlooker.allocator.ring.empty
+    cluster.run(60)
+    assert all(host.allocator.ring.entries == before for host in cluster.living)
+    assert 6 in sessions(cluster[1])
+
+
 def test_a_host_that_learnt_of_leases_with_addresses_in_use_is_under_them() -> None:
     cluster = Cluster(lag_s=0)
     cluster.add(1, 2, 3, seeds=(1, 2, 3))
