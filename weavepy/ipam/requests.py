@@ -224,10 +224,11 @@ class Requests:
         return self._ledger.is_inside(address) and held.owner(address) is None
 
     def _known(self, request: Request) -> int | None:
-        """Returns what the owner has of what it wants."""
+        """Returns what the owner has of what it wants: of subnets within each other, what was given for this one."""
         wanted = request.wanted
-        held = () if request.another else self._ledger.held.of(request.owner)
-        return next((address for address in held if wanted.start <= address < wanted.end), None)
+        held = {} if request.another else self._ledger.held.of(request.owner)
+        inside = (address for address in held if wanted.start <= address < wanted.end)
+        return min(inside, key=lambda address: held[address] != request.prefix, default=None)
 
     def _grant(self, request: Request, address: int) -> Granted:
         self.remove(request.number)

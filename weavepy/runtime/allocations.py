@@ -3,8 +3,9 @@
 Rules of this file. An owner is a text: a target as it was attached first, a container's id, or one of Weave Net's
 special names. What was given out only because of a request that failed later is taken back. Whoever stops waiting says
 so, and an answer that nobody waits for any more takes the address back. The things people get wrong: an owner who has
-an address of the subnet gets that one again, so what a request gave isn't always new; and while one request takes an
-address from an owner another may be about to configure it for him, so it is free only when the last of them is done.
+an address of the subnet gets that one again, so what a request gave isn't always new; of subnets that overlap, asked
+for at once, each gives an address of its own; and while one request takes an address from an owner another may be about
+to configure it for him, so it is free only when the last of them is done.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import ipaddress
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -150,12 +151,15 @@ class Allocations:
         """
         given = Given()
         with self.busy(owner), self.taken_back_unless_used(owner, given):
-            for one in wanted:
+            found: dict[Wanted, IPv4Interface] = {}
+            # Chosen ones first: no subnet may give one of them.
+            for one in sorted(wanted, key=lambda one: isinstance(one, IPv4Network)):
                 before = [have.ip for have in self.addresses(owner)]
-                interface = await self._give_one(owner, one, timeout_s, another)
-                given.interfaces.append(interface)
-                if interface.ip not in before:
-                    given.fresh.append(interface)
+                taken = {have.ip for have in found.values()}
+                found[one] = await self._give_one(owner, one, timeout_s, another, taken)
+                if found[one].ip not in before:
+                    given.fresh.append(found[one])
+            given.interfaces += [found[one] for one in wanted]
         return given
 
     @contextmanager
@@ -213,12 +217,20 @@ class Allocations:
         return [] if self._channel is None else self._channel.allocator.owners()
 
     async def _give_one(
-        self, owner: str, wanted: Wanted, timeout_s: float | None, another: bool
+        self, owner: str, wanted: Wanted, timeout_s: float | None, another: bool, taken: Set[IPv4Address]
     ) -> IPv4Interface:
+        """Gives an owner one address, and of a subnet none of those that are `taken`."""
         if isinstance(wanted, IPv4Interface):
             if self._channel is not None:
                 await self.claim(owner, wanted, timeout_s)
             return wanted
+        if not another and any(address in wanted for address in taken):
+            rest = [have for have in self.addresses(owner, wanted) if have.ip not in taken]
+            if rest:
+                best = min(rest, key=lambda have: have.network.prefixlen != wanted.prefixlen)
+                await self.claim(owner, best, timeout_s)
+                return best
+            another = True
         return await self.allocate(owner, wanted, timeout_s, another=another)
 
     async def allocate(

@@ -218,6 +218,32 @@ def test_weave_nets_whole_grammar_in_one_command() -> None:
     run(bench, scenario)
 
 
+@pytest.mark.parametrize("again", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]])
+def test_of_subnets_within_each_other_each_gives_an_address(order: list[int], again: list[int]) -> None:
+    bench = Bench("10.1.0.0/16", "10.1.0.0/16")
+    texts = ["net:default", "net:10.1.0.0/24", "10.1.0.3/24"]
+
+    async def scenario() -> None:
+        for number in (1, 2):  # so that chance gives the default subnet's from the small one, too
+            target = f"pid:{number}"
+            wanted = [texts[one] for one in order]
+            wanted = wanted if number == 1 else [one for one in wanted if one.startswith("net:")]
+            given = (await bench.addressing.attach(target, wanted))["given"]
+            assert len({IPv4Interface(cidr).ip for cidr in given}) == len(wanted)
+            lengths = {"net:default": 16, "net:10.1.0.0/24": 24, "10.1.0.3/24": 24}
+            assert [IPv4Interface(cidr).network.prefixlen for cidr in given] == [
+                lengths[one] for one in wanted
+            ]
+            repeated = [texts[one] for one in again if texts[one] in wanted]
+            assert sorted((await bench.addressing.attach(target, repeated))["given"]) == sorted(given)
+            assert held(bench)[target] == sorted(given, key=lambda cidr: IPv4Interface(cidr).ip)
+            default = given[wanted.index("net:default")]
+            assert (await bench.addressing.attach(target, []))["given"] == [default]
+
+    run(bench, scenario)
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
