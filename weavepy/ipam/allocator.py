@@ -352,7 +352,7 @@ class Allocator:
     def _lacking(self, now: float) -> str:
         text = self._seeding.lacking(now)
         if text and self.conflicts:
-            text += "; others have made another one, see `weavepy status ipam`"
+            return "an end to the contradiction about the division: see `weavepy ipam check`"
         return text
 
     def _retry(self, now: float, only: Request | None = None) -> list[AllocatorAction]:

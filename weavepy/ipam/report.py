@@ -17,8 +17,10 @@ LOW_PART: Final = 0.1  # of the space that can be reached: so much should be fre
 SHOWN_MAX: Final = 8  # peers or addresses that a sentence names
 
 
-def figures(allocator: Allocator) -> dict[str, int]:
-    """Returns the numbers that the metrics have."""
+def figures(allocator: Allocator, default: Range | None = None) -> dict[str, int]:
+    """Returns the numbers that the metrics have. `default`: the subnet that addresses come from about which nobody said
+    more; None: the whole range.
+    """
     ledger = allocator.ledger
     waiting = allocator.waiting
     unreachable = [share for peer, share in ledger.shares().items() if not allocator.reachable(peer)]
@@ -28,6 +30,7 @@ def figures(allocator: Allocator) -> dict[str, int]:
         "OwnedIPs": ledger.space.owned.size if not ledger.ring.empty else 0,
         "FreeIPs": ledger.space.free.size,
         "FreeEverywhere": _free_everywhere(allocator),
+        "FreeByDefault": _free_within(allocator, default or ledger.universe)[0],
         "UnreachablePeers": len(unreachable),
         "UnreachableIPs": sum(share.owned for share in unreachable),
         "PendingAllocates": sum(not request.claim for request in waiting),
@@ -39,18 +42,16 @@ def figures(allocator: Allocator) -> dict[str, int]:
     }
 
 
-def report(allocator: Allocator, now: float, *, default_subnet: str | None = None) -> dict[str, Any]:
-    """Returns the section `IPAM` of the report. `default_subnet`: where addresses come from that nobody said more
-    about; None: the whole range.
-    """
-    ledger, numbers = allocator.ledger, figures(allocator)
+def report(allocator: Allocator, now: float, default: Range | None = None) -> dict[str, Any]:
+    """Returns the section `IPAM` of the report. `default`: as for `figures`."""
+    ledger, numbers = allocator.ledger, figures(allocator, default)
     waiting = allocator.waiting
     return {
         "Paxos": _paxos(allocator),
         "Range": range_text(ledger.universe),
         "RangeNumIPs": numbers["RangeNumIPs"],
         "ActiveIPs": numbers["ActiveIPs"],
-        "DefaultSubnet": default_subnet or range_text(ledger.universe),
+        "DefaultSubnet": range_text(default or ledger.universe),
         "Entries": _entries(allocator) or None,
         "PendingClaims": [
             {"Ident": one.owner, "CIDR": {"Addr": _address(one.wanted.start), "PrefixLen": one.prefix}}
@@ -92,9 +93,10 @@ def report(allocator: Allocator, now: float, *, default_subnet: str | None = Non
         "OwnedIPs": numbers["OwnedIPs"],
         "FreeIPs": numbers["FreeIPs"],
         "FreeEverywhere": numbers["FreeEverywhere"],
+        "FreeByDefault": numbers["FreeByDefault"],
         "UnreachableIPs": numbers["UnreachableIPs"],
         "HeldBack": allocator.held_back,
-        "Warnings": check(allocator, now),
+        "Warnings": check(allocator, now, default),
     }
 
 
@@ -116,8 +118,8 @@ def status(allocator: Allocator) -> str:
     return "ready (alone: nothing is divided yet)" if len(allocator.ledger.held) else "idle"
 
 
-def check(allocator: Allocator, now: float) -> list[str]:
-    """Returns what is the matter, each with what to do; nothing if all is well."""
+def check(allocator: Allocator, now: float, default: Range | None = None) -> list[str]:
+    """Returns what is the matter, each with what to do; nothing if all is well. `default`: as for `figures`."""
     ledger = allocator.ledger
     found = list(ledger.notes)
     if allocator.held_back:
@@ -131,14 +133,14 @@ def check(allocator: Allocator, now: float) -> list[str]:
             f"given out here and by another host, too: {_some(shown)}; `weavepy ipam repair --renumber` gives these "
             "containers other addresses"
         )
-    found += _space_findings(allocator)
+    found += _space_findings(allocator, default)
     lacking = allocator.lacks(now)
-    if lacking and not allocator.held_back and allocator.waiting:
+    if lacking and not allocator.held_back and (allocator.waiting or allocator.seeding.electing):
         found.append(f"nothing can be given out yet: waiting for {lacking}")
     return found
 
 
-def _space_findings(allocator: Allocator) -> list[str]:
+def _space_findings(allocator: Allocator, default: Range | None) -> list[str]:
     ring = allocator.ring
     parts = allocator.ledger.shares()
     found = []
@@ -152,17 +154,24 @@ def _space_findings(allocator: Allocator) -> list[str]:
             "`weavepy rmpeer` takes over what is of those that are gone for good"
         )
     universe = allocator.universe
-    reached = sum(share.owned for peer, share in parts.items() if peer not in gone)
-    if ring.empty:
-        reached = universe.end - universe.start
-    # The first and the last address of all are free and can't be given out.
-    free = max(0, _free_everywhere(allocator) - 2)
-    if reached and free < LOW_PART * reached:
+    free, reached = _free_within(allocator, universe)
+    if _is_low(free, reached):
         found.append(
             f"{free} of {reached} addresses that can be reached are free: remove what isn't needed, or plan a larger "
             "--ipalloc-range"
         )
+    elif default is not None and default != universe:
+        free, reached = _free_within(allocator, default)
+        if _is_low(free, reached):
+            found.append(
+                f"{free} of {reached} addresses of the default subnet {range_text(default)} that can be reached are "
+                "free: remove what isn't needed, ask for others (net:SUBNET), or plan a larger --ipalloc-default-subnet"
+            )
     return found
+
+
+def _is_low(free: int, reached: int) -> bool:
+    return reached > 0 and free <= max(LOW_PART * reached, 1)
 
 
 def _conflict_text(text: str, whose: str, is_ring: bool) -> str:
@@ -238,6 +247,28 @@ def _free_everywhere(allocator: Allocator) -> int:
         share.free for p, share in ledger.shares().items() if p != ledger.own and allocator.reachable(p)
     )
     return ledger.space.free.size + sum(others)
+
+
+def _free_within(allocator: Allocator, part: Range) -> tuple[int, int]:
+    """How much of a part can be given out, and how much of it somebody has who can be reached. Others say only how much
+    of each entry is free; of one that lies partly elsewhere all of it may be in the part.
+    """
+    ledger, ring = allocator.ledger, allocator.ring
+    free = ledger.space.free.size_within(part)
+    reached = min(part.end, ring.end) - max(part.start, ring.start)
+    if part.start <= ring.start and ring.end <= part.end:
+        free = _free_everywhere(allocator)
+        gone = (share.owned for peer, share in ledger.shares().items() if not allocator.reachable(peer))
+        reached -= sum(gone)
+    else:
+        for at, entry in enumerate(ring.entries):
+            inside = sum(max(0, min(r.end, part.end) - max(r.start, part.start)) for r in ring.ranges(at))
+            if not allocator.reachable(entry.peer):
+                reached -= inside
+            elif entry.peer != ledger.own:
+                free += min(entry.free, inside)
+    # The first and the last address of a subnet are free and can't be given out.
+    return max(0, free - 2), max(0, reached)
 
 
 def _some(names: list[str]) -> str:

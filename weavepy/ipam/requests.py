@@ -145,8 +145,10 @@ class Requests:
     def _ask(self, wanted: Range, usable: Range) -> tuple[str, list[AllocatorAction]]:
         """Asks somebody for space, unless that is done already; returns also what there is to wait for."""
         ledger = self._ledger
+        where = "" if wanted == ledger.universe else f" of {range_text(wanted)}"
+        none = f"space: nobody has any left{where}"
         if ledger.ring.empty:
-            return "space: nobody has any left", []
+            return none, []
         asked = self._asked.get(wanted)
         if asked is not None and self._reachable(asked):
             return f"space from {ledger.called(asked)}", []
@@ -166,9 +168,7 @@ class Requests:
         contested = next(
             iter(ledger.space.contested.within(usable)), next(iter(ledger.space.contested), None)
         )
-        return "space: nobody has any left" if contested is None else CONTESTED.format(
-            range_text(contested)
-        ), []
+        return none if contested is None else CONTESTED.format(range_text(contested)), []
 
     def _alone_from(self, usable: Range) -> int:
         """Where a host begins that nobody has given a part: two that meet later have seldom given out the same."""

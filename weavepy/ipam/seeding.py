@@ -92,7 +92,12 @@ class Seeding:
             return ""
         text = "the first division of the addresses among the peers"
         if not self._company():
-            return f"{text}: none of the peers that were named is there yet"
+            there = (
+                "none of the peers that were named is there yet"
+                if self._expected()
+                else "nobody else is there"
+            )
+            return f"{text}: {there}" if self.votes else f"{text}: this host has no vote, and {there}"
         voters = {node.name for node in self.claims() or ()}
         silent = sorted(
             peer for peer in self._peers() if peer not in voters | self._observers | {self._config.own}

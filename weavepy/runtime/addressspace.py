@@ -20,7 +20,9 @@ from weavepy.ipam import report
 from weavepy.ipam.channel import AddressChannel
 from weavepy.linux.target import parse_cidrs
 from weavepy.runtime.addressing import Addressing
+from weavepy.runtime.addressplan import universe_of
 from weavepy.runtime.allocations import EXPOSE, OFF, Allocations
+from weavepy.wire.ipam import Range
 from weavepy.wire.peername import format_peer_name, parse_peer_name
 
 OWNER_LENGTH_MAX = 256
@@ -57,14 +59,18 @@ class AddressSpace:
             raise LocalError(OFF)
         return self._channel
 
+    @property
+    def _default(self) -> Range | None:
+        subnet = self._allocations.subnet
+        return None if subnet is None else universe_of(subnet)
+
     # ---- what is told
 
     def report(self) -> dict[str, Any] | None:
         """Returns the section `IPAM` of the report; None where no addresses are given out."""
         if self._channel is None:
             return None
-        subnet = str(self._allocations.subnet)
-        section = report.report(self._channel.allocator, self._clock(), default_subnet=subnet)
+        section = report.report(self._channel.allocator, self._clock(), self._default)
         section["Lease"] = None
         if self._channel.lease is not None:
             section["Lease"] = self._channel.lease.lease.report(self._clock())
@@ -73,7 +79,7 @@ class AddressSpace:
 
     def figures(self) -> dict[str, int] | None:
         """Returns the numbers for the metrics."""
-        return None if self._channel is None else report.figures(self._channel.allocator)
+        return None if self._channel is None else report.figures(self._channel.allocator, self._default)
 
     def check(self) -> list[str]:
         """Returns what is the matter, each with what to do."""
@@ -81,7 +87,7 @@ class AddressSpace:
             return []
         lease = self._channel.lease
         return [
-            *report.check(self._channel.allocator, self._clock()),
+            *report.check(self._channel.allocator, self._clock(), self._default),
             *([] if lease is None else lease.lease.warnings()),
         ]
 

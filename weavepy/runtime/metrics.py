@@ -155,11 +155,12 @@ class _Router(Collector):
         )
         free = GaugeMetricFamily(
             "weavepy_ipam_free",
-            "Addresses that are free: of this host, and of all hosts that can be reached.",
+            "Addresses that are free: of this host, of all that can be reached, and of these in the default subnet.",
             labels=("scope",),
         )
         free.add_metric(("host",), ipam["FreeIPs"])
         free.add_metric(("network",), ipam["FreeEverywhere"])
+        free.add_metric(("default_subnet",), ipam["FreeByDefault"])
         yield free
         for key, name, text in _ADDRESSES:
             yield GaugeMetricFamily(name, text, value=ipam[key])

@@ -357,7 +357,9 @@ def test_a_host_takes_the_range_of_the_cluster_unless_its_own_was_chosen() -> No
             assert one.ring.empty
             (conflict,) = one.conflicts
             assert conflict.text == "it divides 10.32.0.0/23, and ours divides 10.32.0.0/24"
-            assert one.lacks(island.now).endswith("; others have made another one, see `weavepy status ipam`")
+            assert one.lacks(island.now) == (
+                "an end to the contradiction about the division: see `weavepy ipam check`"
+            )
             with pytest.raises(RepairError, match=r"start it again with --ipalloc-range 10.32.0.0/23"):
                 one.repair(island.now)
             continue

@@ -40,7 +40,7 @@ def test_weaves_keys_and_shapes() -> None:
     (finding,) = waiting["Warnings"]
     assert finding.startswith("nothing can be given out yet: waiting for the first division")
     island.deliver()
-    done = report(island[1].allocator, island.now, default_subnet="10.32.0.0/25")
+    done = report(island[1].allocator, island.now, Range(START, START + 128))
     assert done["Paxos"] is done["PendingClaims"] is done["PendingAllocates"] is None
     assert (done["Range"], done["RangeNumIPs"], done["DefaultSubnet"]) == (
         "10.32.0.0/24",
@@ -125,6 +125,57 @@ def test_what_is_the_matter_is_said_with_what_to_do() -> None:
     island.groups = None
     assert check(one, 0.0) == []
     assert figures(one)["FreeEverywhere"] == 8 + 128
+
+
+def test_the_default_subnet_may_be_full_before_the_range_is() -> None:
+    default = Range(START + 128, START + 160)
+    for division in ({}, {"seeds": (PeerName(1), PeerName(2))}):
+        island = Island(1, 2, **division)
+        if not division:
+            island.groups = [{1}, {2}]
+        one = island[1].allocator
+        for number in range(26):
+            island[1].allocate(f"c{number}", wanted=default)
+        island.pass_time(10.0)
+        assert check(one, island.now, default) == []
+        assert figures(one, default)["FreeByDefault"] == 4
+        island[1].allocate("last", wanted=default)
+        assert check(one, island.now, default) == [
+            "3 of 32 addresses of the default subnet 10.32.0.128/27 that can be reached are free: remove what isn't "
+            "needed, ask for others (net:SUBNET), or plan a larger --ipalloc-default-subnet"
+        ]
+        assert report(one, island.now, default)["Warnings"] == check(one, island.now, default)
+        assert check(one, island.now) == []
+        assert figures(one, default)["FreeByDefault"] == 3
+        for number in range(4):
+            island[1].allocate(f"d{number}", wanted=default)
+        island.pass_time(10.0)
+        (request,) = one.waiting
+        assert request.waits_for == "space: nobody has any left of 10.32.0.128/27"
+
+
+def test_of_few_addresses_the_last_one_is_told_before_it_is_given() -> None:
+    island = Island(1)
+    island[1].config = {"universe": Range(START, START + 8)}
+    island[1].start()
+    one = island[1].allocator
+    for free in (6, 5, 4, 3, 2):
+        assert (figures(one)["FreeByDefault"], check(one, 0.0)) == (free, [])
+        island[1].allocate(f"c{free}")
+    (low,) = check(one, 0.0)
+    assert low.startswith("1 of 8 addresses that can be reached are free")
+
+
+def test_who_has_no_vote_and_is_alone_is_told_so() -> None:
+    island = Island(1)
+    island[1].config = {"observer": True}
+    island[1].start()
+    island[1].do(island[1].allocator.prime(0.0))
+    text = (
+        "the first division of the addresses among the peers: this host has no vote, and nobody else is there"
+    )
+    assert island[1].allocator.lacks(0.0) == text
+    assert check(island[1].allocator, 0.0) == [f"nothing can be given out yet: waiting for {text}"]
 
 
 def test_conflicts_and_clashes_are_said() -> None:

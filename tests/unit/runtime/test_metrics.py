@@ -23,6 +23,7 @@ IPAM = {
     "OwnedIPs": 512,
     "FreeIPs": 509,
     "FreeEverywhere": 700,
+    "FreeByDefault": 12,
     "UnreachablePeers": 1,
     "UnreachableIPs": 256,
     "PendingAllocates": 2,
@@ -118,6 +119,7 @@ def test_addresses_have_figures_of_our_own_too() -> None:
     found = samples(FULL)
     assert found["weavepy_ipam_free", (("scope", "host"),)] == 509
     assert found["weavepy_ipam_free", (("scope", "network"),)] == 700
+    assert found["weavepy_ipam_free", (("scope", "default_subnet"),)] == 12
     names = ("owned", "unclaimed", "conflicts", "clashes")
     assert [found[f"weavepy_ipam_{name}", ()] for name in names] == [512, 5, 7, 6]
     none = samples({**FULL, "IPAM": None})
@@ -201,7 +203,7 @@ def test_there_are_no_more_series_than_connections_allow() -> None:
 
     few, many = count(1), count(200)
     assert (many - few) / 199 == 17
-    assert few < 80
+    assert few < 85
     assert {
         state
         for name, labels in samples(figures())
