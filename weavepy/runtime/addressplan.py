@@ -1,8 +1,9 @@
 """What the options say about giving out addresses: the range, the default subnet, and who divides it at first.
 
 Rules of this file. An empty range means that no addresses are given out. The default range is a part of the default
-subnet: the rest of it, 10.40.0.0/13, is never given out by the ring. Whatever can't be right is refused with the flag's
-name.
+subnet: the rest of it, 10.40.0.0/13, is left for addresses that belong to a service's place and not to a container; a
+range that was chosen, or is a Weave Net cluster's, may hold it all the same. Whatever can't be right is refused with
+the flag's name.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from weavepy.wire.peername import parse_peer_name
 
 DEFAULT_RANGE: Final = IPv4Network("10.32.0.0/13")
 DEFAULT_SUBNET: Final = IPv4Network("10.32.0.0/12")
-SLOTS: Final = IPv4Network(
-    "10.40.0.0/13"
-)  # for addresses that belong to a service's place and not to a container
 PREFIX_MAX: Final = 30  # of a subnet that has addresses to give, since the first and the last aren't
 INITS: Final = "consensus, consensus=NUMBER, seed=PEER,... or observer"
 
