@@ -60,8 +60,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not deep' -n 3 --dist loadfile --no-loadscope-reorder
 
+# All tests, for some two hours: thousands of simulated histories are most of it.
 test-deep: setup
-	$(BIN)/python -m pytest --timeout 3600
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --timeout 3600
 
 # The sanitized module stands in for the usual one: it is first in the package's path.
 test-asan: setup
