@@ -62,8 +62,8 @@ def until(condition: Callable[[], bool], within_s: float) -> float:
     return time.monotonic() - began
 
 
-def call(host: Host, path: str, method: str = "GET") -> str:
-    """Asks a router's socket without the time that a command takes to start."""
+def call(host: Host, path: str, method: str = "GET", *options: str) -> str:
+    """Asks a router's socket without the time that a command takes to start. `options`: curl's."""
     argv = [
         "curl",
         "-sS",
@@ -71,6 +71,7 @@ def call(host: Host, path: str, method: str = "GET") -> str:
         method,
         "--unix-socket",
         f"{host.run_dir}/weavepy.sock",
+        *options,
         f"http://localhost{path}",
     ]
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=10).stdout
@@ -224,7 +225,8 @@ def test_names_over_http(lab: Lab) -> None:
     assert follower.stdout is not None
     assert follower.stdout.readline() == ":\n"
     assert call(one, "/name/abc/10.32.5.5?fqdn=a.weave.local&check-alive=true", "PUT") == ""
-    assert call(one, "/name/abc/10.32.5.6?fqdn=a.weave.local.", "PUT") == ""
+    form = ["--data-urlencode", "fqdn=a.weave.local.", "-d", "check-alive=true"]  # as Weave Net's script
+    assert call(one, "/name/abc/10.32.5.6", "PUT", *form) == ""
     assert call(one, "/name/abc/10.32.5.6?fqdn=a.example.com", "PUT") == ""
     assert "is no IPv4 address" in call(one, "/name/abc/nothing?fqdn=a.weave.local", "PUT")
     until(knows(two, "a", "10.32.5.5", "10.32.5.6"), SOON_S)

@@ -22,6 +22,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 
 FORM = "application/x-www-form-urlencoded"
+FORM_VALUES_MAX = 16  # fields of a form that is read along with the query
 
 
 def is_form(request: web.Request) -> bool:
@@ -48,6 +49,17 @@ async def read_form(request: web.Request, known: set[str], fields_max: int) -> d
         fields.setdefault(name, []).append(value)
     _check_names(fields, known)
     return fields
+
+
+async def form_values(request: web.Request, known: set[str]) -> dict[str, str]:
+    """Returns what a form and the query say of these names, as Go's `FormValue` does in a POST or PUT: of each the first
+    value, and the form's before the query's.
+    """
+    values = {name: request.query[name] for name in known & request.query.keys()}
+    if is_form(request):
+        fields = await read_form(request, known, FORM_VALUES_MAX)
+        values |= {name: said[0] for name, said in fields.items()}
+    return values
 
 
 async def read_json(request: web.Request, known: set[str]) -> Mapping[str, object]:
@@ -100,7 +112,12 @@ def seconds(body: Mapping[str, object], key: str, at_most: float) -> float:
 
 def switch(request: web.Request, name: str) -> bool:
     """Returns what the query says of a name, as Weave Net's requests do: true or false, which nothing means."""
-    value = request.query.get(name, "false")
+    return switched(request.query, name)
+
+
+def switched(values: Mapping[str, str], name: str) -> bool:
+    """Returns the same of what was read already."""
+    value = values.get(name, "false")
     if value not in ("true", "false"):
         raise LocalError(f'"{name}" must be true or false')
     return value == "true"

@@ -18,7 +18,15 @@ from aiohttp import web
 from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.events import Address
-from weavepy.runtime.apibody import answer_json, one_text, read_json, refuse_browser, switch, texts
+from weavepy.runtime.apibody import (
+    answer_json,
+    form_values,
+    one_text,
+    read_json,
+    refuse_browser,
+    switched,
+    texts,
+)
 from weavepy.runtime.weavenets import Handler, not_found, weave_nets
 
 ADDRESSES_MAX = 64
@@ -85,13 +93,14 @@ class NameApi:
         return answer_json(self._control.entries() or [])
 
     async def _put(self, request: web.Request) -> web.Response:
-        switch(request, "check-alive")
+        values = await form_values(request, {"fqdn", "check-alive"})
+        switched(values, "check-alive")
         match = request.match_info
-        await self._control.put(match["container"], match["ip"], request.query.get("fqdn", ""))
+        await self._control.put(match["container"], match["ip"], values.get("fqdn", ""))
         return web.Response(status=204)
 
     async def _delete(self, request: web.Request) -> web.Response:
-        match = request.match_info
+        match = request.match_info  # a form would be passed over, as Go reads none of a DELETE
         self._control.delete(match.get("container"), match.get("ip"), request.query.get("fqdn") or None)
         return web.Response(status=204)
 

@@ -20,6 +20,7 @@ from weavepy.names.channel import NamesChannel
 from weavepy.names.config import NamesConfig
 from weavepy.runtime import nameapi
 from weavepy.runtime.api import Api
+from weavepy.runtime.apibody import FORM
 from weavepy.runtime.apisockets import open_tcp_socket
 from weavepy.runtime.naming import Naming
 from weavepy.runtime.options import LaunchOptions
@@ -95,6 +96,15 @@ def run(directory: Path, scenario: Callable[[Http, Bench], Awaitable[None]], *, 
     asyncio.run(everything())
 
 
+async def form(http: Http, method: str, path: str, body: str, *headers: str) -> tuple[int, str]:
+    lines = [f"{method} {path} HTTP/1.0", "Host: localhost", f"Content-Type: {FORM}", *headers]
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+    writer.write("\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode())
+    head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), text
+
+
 def resolving(bench: Bench) -> list[tuple[str, str, str]]:
     entries = bench.names.entries() or []
     return [(e["Hostname"], e["ContainerID"], e["Address"]) for e in entries if not e["Tombstone"]]
@@ -139,6 +149,43 @@ def test_weave_nets_requests(tmp_path: Path) -> None:
         assert await http.ask("DELETE", "/name/abc?fqdn=a.weave.local") == (204, "")
         assert resolving(bench) == everything[2:]
         assert await http.ask("DELETE", "/name") == (204, "")
+        assert resolving(bench) == []
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "told"),
+    [
+        ("", "fqdn=a.weave.local", 204, "a.weave.local."),  # as `curl --data-urlencode fqdn=...` sends it
+        ("", "fqdn=a%2eweave.local&check-alive=true", 204, "a.weave.local."),
+        ("?fqdn=b.weave.local", "fqdn=a.weave.local&fqdn=c.weave.local", 204, "a.weave.local."),
+        ("?fqdn=b.weave.local", "check-alive=true", 204, "b.weave.local."),
+        ("?fqdn=b.weave.local", "", 204, "b.weave.local."),
+        ("", "fqdn=a.example.com", 204, None),
+        ("", "check-alive=1&fqdn=a.weave.local", 400, None),
+        ("?check-alive=1", "fqdn=a.weave.local", 400, None),
+        ("", "name=a.weave.local", 400, None),
+        ("", "fqdn=%ff", 400, None),
+    ],
+)
+def test_a_name_may_come_in_a_form_which_goes_before_the_query(
+    tmp_path: Path, query: str, body: str, status: int, told: str | None
+) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        assert (await form(http, "PUT", "/name/abc/10.0.0.1" + query, body))[0] == status
+        assert [hostname for hostname, _, _ in resolving(bench)] == ([told] if told else [])
+
+    run(tmp_path, scenario)
+
+
+def test_a_form_from_a_browser_names_nothing_and_one_with_a_removal_is_passed_over(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        path, body = "/name/abc/10.0.0.1", "fqdn=a.weave.local"
+        assert (await form(http, "PUT", path, body, "Origin: http://example.com"))[0] == 400
+        assert resolving(bench) == []
+        assert await form(http, "PUT", path, body) == (204, "")
+        assert await form(http, "DELETE", path, "fqdn=b.weave.local") == (204, "")
         assert resolving(bench) == []
 
     run(tmp_path, scenario)
