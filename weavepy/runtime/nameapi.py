@@ -132,11 +132,14 @@ class NameApi:
         return answer_json(self._control.services(request.match_info.get("name")))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: each change with its revision as the id, from `since` or `Last-Event-ID` on."""
+        """Server-sent events: each change with its revision as the id, from `Last-Event-ID` or `since` on.
+
+        The header goes first: who comes back sends it with what he was asked to begin with.
+        """
         refuse_browser(request)
-        text = request.query.get("since") or request.headers.get("Last-Event-ID")
+        text = request.headers.get("Last-Event-ID") or request.query.get("since")
         if text is not None and not (text.isascii() and text.isdecimal() and len(text) <= 18):
-            raise LocalError('"since" must be the number of a revision')
+            raise LocalError('"since" (or the header Last-Event-ID) must be the number of a revision')
         since = None if text is None else int(text)
         response = web.StreamResponse(headers={"Cache-Control": "no-store"})
         response.content_type = "text/event-stream"

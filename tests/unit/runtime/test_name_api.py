@@ -299,6 +299,7 @@ def test_another_hosts_container_may_be_called_like_one_of_ours_that_has_ended(t
 def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
     async def scenario(http: Http, bench: Bench) -> None:
         assert (await http.ask("GET", "/events?since=-1"))[0] == 400
+        assert (await http.ask("GET", "/events?since=1", "Last-Event-ID: x"))[0] == 400
         reader, writer = await http.open("GET", "/events")
         head = await reader.readuntil(b"\r\n\r\n:\n\n")
         assert b"Content-Type: text/event-stream" in head
@@ -317,10 +318,13 @@ def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
         }
         again, other = await http.open("GET", "/events", "Last-Event-ID: 1000000")
         assert b"event: added" in await again.readuntil(b"added")
+        await bench.names.add("", ["10.0.0.10"], "x")
+        back, third = await http.open("GET", "/events?since=1000000", "Last-Event-ID: 1000001")
+        assert b"id: 1000001" not in await back.readuntil(b"id: 1000002")
         await bench.names.close()  # as when the router stops: nobody is kept waiting
-        assert await reader.read() == b""
-        writer.close()
-        other.close()
+        assert (await reader.read()).count(b"event: ") == 1
+        for one in (writer, other, third):
+            one.close()
 
     run(tmp_path, scenario)
 
