@@ -130,7 +130,7 @@ def encode_error(
     id_: int, flags: int, rcode: int, question: bytes = b"", extended: int | None = None
 ) -> bytes:
     """Encodes an answer without records to a query with `flags`; `extended`: the rcode's upper bits, in an OPT."""
-    flags = FLAG_RESPONSE | (flags & (OPCODE_MASK | ECHOED)) | rcode
+    flags = FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | (flags & (OPCODE_MASK | ECHOED)) | rcode
     opt = b"" if extended is None else encode_opt(extended=extended)
     return HEADER.pack(id_, flags, bool(question), 0, 0, bool(opt)) + question + opt
 

@@ -92,9 +92,10 @@ def answer_limit(query: Query, *, tcp: bool) -> int:
 
 def encode_failure(query: Query, rcode: int, *, truncated: bool = False) -> bytes:
     """Encodes an answer without records: that there is none, or (TC) that it is to be asked for by TCP."""
-    flags = query.flags | FLAG_RECURSION_AVAILABLE | (FLAG_TRUNCATED if truncated else 0)
     reply = encode_error(query.id, query.flags, rcode, query.question, None if query.payload is None else 0)
-    return reply[:2] + (FLAG_RESPONSE | flags | rcode).to_bytes(2, "big") + reply[4:]
+    if not truncated:
+        return reply
+    return reply[:2] + (int.from_bytes(reply[2:4], "big") | FLAG_TRUNCATED).to_bytes(2, "big") + reply[4:]
 
 
 def encode_srv(priority: int, weight: int, port: int, target: str) -> bytes:

@@ -200,7 +200,7 @@ def test_long_datagrams_are_refused_by_their_header(run: Run) -> None:
     async def test(world: World) -> None:
         for length in (513, 1000, 65507):
             answer = await world.ask(a_query("web.").ljust(length, b"\xff"))
-            assert answer == struct.pack(">6H", 7, 0x8101, 0, 0, 0, 0)
+            assert answer == struct.pack(">6H", 7, 0x8181, 0, 0, 0, 0)
 
     run(test)
 

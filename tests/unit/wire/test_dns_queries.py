@@ -107,7 +107,7 @@ FORMERR = [
 @pytest.mark.parametrize("data", [data for _, data in FORMERR], ids=[name for name, _ in FORMERR])
 def test_what_deserves_formerr(data: bytes) -> None:
     reply = reply_to(data)
-    assert reply == header(flags=0x8101, counts=(0, 0, 0, 0))
+    assert reply == header(flags=0x8181, counts=(0, 0, 0, 0))
     assert len(reply) <= len(data)
 
 
@@ -124,7 +124,7 @@ def test_lengths_by_udp_and_tcp() -> None:
 @pytest.mark.parametrize("opcode", range(1, 16))
 def test_other_operations_get_notimp(opcode: int) -> None:
     reply = reply_to(header(flags=opcode << 11 | 0x0100) + WEB)
-    assert reply == header(flags=0x8104 | opcode << 11, counts=(0, 0, 0, 0))
+    assert reply == header(flags=0x8184 | opcode << 11, counts=(0, 0, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,7 @@ def test_another_version_of_edns_gets_badvers() -> None:
     reply = DNSRecord.parse(reply_to(with_opt(opt(version=1))))
     (record,) = reply.ar
     assert (reply.header.id, reply.header.qr, reply.header.rcode, record.edns_ver) == (0x1234, 1, 0, 0)
+    assert (reply.header.aa, reply.header.tc, reply.header.rd, reply.header.ra) == (0, 0, 1, 1)
     assert record.edns_rcode == 1  # 16 with the header's four bits
     assert str(reply.q.qname) == "web.weave.local."
 
