@@ -25,5 +25,9 @@ class LocalError(WeavepyError):
     """The caller or the operator asked for something impossible; the text says what to do instead."""
 
 
+class NotThereError(LocalError):
+    """What was asked about doesn't exist here."""
+
+
 class UsageError(LocalError):
     """What was typed can't be right, on this or any other machine: trying again won't help."""

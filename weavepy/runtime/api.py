@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from weavepy import limits
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, NotThereError
 from weavepy.gotemplate import render
 from weavepy.runtime import status
 from weavepy.runtime.addressapi import AddressApi, AddressControl
@@ -296,6 +296,8 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except NotInTimeError as error:
         return _error(request, str(error), 504)
+    except NotThereError as error:
+        return _error(request, str(error), 404)
     except LocalError as error:
         return _error(request, str(error), 400)
     except web.HTTPRequestEntityTooLarge:

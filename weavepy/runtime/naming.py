@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
-from weavepy.errors import LocalError
+from weavepy.errors import LocalError, NotThereError
 from weavepy.linux.hostdns import forget_on_host, resolve_on_host
 from weavepy.linux.rtnl import DNS_ADDRESS
 from weavepy.names.channel import NamesChannel
@@ -237,10 +237,10 @@ class Naming:
         return [str(IPv4Address(address)) for address in self._resolver.lookup(self.hostname(text))]
 
     def services(self, name: str | None = None) -> dict[str, Any]:
-        """Returns each name, or one, with who has it. LocalError if nobody has."""
+        """Returns each name, or one, with who has it. NotThereError if nobody has."""
         channel, feed = self._channel, self.feed
         if channel is None or feed is None:
-            raise LocalError(OFF)
+            raise NotThereError(OFF)
         wanted = None if name is None else self.hostname(name).lower()
         nicknames = self._nicknames()
         found: dict[str, list[dict[str, Any]]] = {}
@@ -249,7 +249,7 @@ class Naming:
             found.setdefault(entry.hostname.lower(), []).append(self._member(entry, nicknames))
         if wanted is not None:
             if wanted not in found:
-                raise LocalError(f"nobody is called {wanted}; `weavepy status dns` lists all names")
+                raise NotThereError(f"nobody is called {wanted}; `weavepy status dns` lists all names")
             return {"revision": feed.revision, "name": wanted, "members": found[wanted]}
         services = [{"name": one, "members": members} for one, members in found.items()]
         return {"revision": feed.revision, "services": services}
@@ -257,7 +257,7 @@ class Naming:
     async def events(self, since: int | None) -> AsyncGenerator[dict[str, Any] | None, None]:
         """Yields every change of names, None now and then where there is none."""
         if self.feed is None:
-            raise LocalError(OFF)
+            raise NotThereError(OFF)
         nicknames: Mapping[str, str] = self._nicknames()
         async with contextlib.aclosing(self.feed.follow(since)) as changes:
             async for change in changes:

@@ -228,9 +228,15 @@ def test_without_names_weave_net_has_none_of_these_pages(tmp_path: Path) -> None
             ("DELETE", "/name/a"),
         ):
             assert await http.ask(method, path) == (404, NOT_FOUND)
-        for path in ("/services", "/events", "/dns-lookup?name=a"):
+        for path, code in (
+            ("/services", 404),
+            ("/services/a", 404),
+            ("/events", 404),
+            ("/events?since=1", 404),
+            ("/dns-lookup?name=a", 400),
+        ):
             status, text = await http.ask("GET", path)
-            assert (status, "--no-dns" in text) == (400, True)
+            assert (status, "--no-dns" in json.loads(text)["error"]) == (code, True)
         assert json.loads((await http.ask("GET", "/dns-args"))[1])["domain"] is None
         assert (bench.names.report(), bench.names.figures()) == (None, {})
         bench.names.settle()
@@ -270,7 +276,9 @@ def test_our_own_requests(tmp_path: Path) -> None:
             "since": 1000.0,
         }
         assert service["members"] == [{"address": f"10.0.0.{n}", **member} for n in (1, 2)]
-        assert (await http.ask("GET", "/services/nobody"))[0] == 400
+        status, text = await http.ask("GET", "/services/nobody")
+        assert (status, "nobody is called nobody.weave.local" in json.loads(text)["error"]) == (404, True)
+        assert (await http.ask("GET", "/services/no%20name"))[0] == 400
         bench.unreachable = {OWN}
         services = json.loads((await http.ask("GET", "/services"))[1])["services"]
         assert [(s["name"], [m["healthy"] for m in s["members"]]) for s in services] == [
