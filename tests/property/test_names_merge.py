@@ -84,7 +84,9 @@ def test_the_indexes_say_what_the_set_says(a: list[NameEntry], b: list[NameEntry
         here = sorted(
             (e for e in live if e.address == address), key=lambda e: (e.origin, e.container, e.hostname)
         )
-        assert value.reverse(address) == (here[0] if here else None)
+        assert value.reverse(address) == here
+        assert value.holds(address) == bool(here)
+        assert value.at_address("X.weave.local.", address) == here
     for origin in ORIGINS:
         assert sorted(value.of_origin(origin)) == sorted(
             e for e in value.entries.values() if e.origin == origin
@@ -94,6 +96,7 @@ def test_the_indexes_say_what_the_set_says(a: list[NameEntry], b: list[NameEntry
     value.drop_origins(ORIGINS)
     assert not value.entries
     assert not any((value._by_name, value._by_address, value._by_origin, value._removed, value._chars))
+    assert not value._by_port_address
 
 
 @settings(max_examples=200, deadline=None)

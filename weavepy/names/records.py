@@ -11,9 +11,9 @@ nobody takes names of an origin that nobody can reach.
 """
 
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from weavepy import limits
@@ -59,6 +59,7 @@ class Records:
         self._removed: dict[PeerName, dict[Identity, None]] = {}  # tombstones, in the order they came
         self._by_name: dict[str, list[NameEntry]] = {}  # live ones only, by lower-case name
         self._by_service: dict[str, list[NameEntry]] = {}  # of these, those that tell of a port, without it
+        self._by_port_address: dict[int, list[NameEntry]] = {}  # the same by their addresses
         self._by_address: dict[int, list[NameEntry]] = {}  # the others
         self._spellings: dict[
             Identity, list[Identity]
@@ -74,18 +75,30 @@ class Records:
         """All entries, removed ones too. Entries are values; the mapping changes under the reader."""
         return self._entries
 
-    def addresses(self, name: str) -> list[NameEntry]:
+    # There may be many of one name, so nothing is copied: lists change under the reader, and are for reading only.
+
+    def addresses(self, name: str) -> Sequence[NameEntry]:
         """Returns the live entries of a name, which ends with a dot."""
-        return list(self._by_name.get(name.lower(), ()))
+        return self._by_name.get(name.lower()) or []
 
-    def reverse(self, address: int) -> NameEntry | None:
-        """Returns the first live entry of an address."""
-        found = self._by_address.get(address)
-        return found[0] if found else None
+    def at_address(self, name: str, address: int) -> Sequence[NameEntry]:
+        """Returns those that have this address."""
+        name = name.lower()
+        held = (self._by_address if _service(name) is None else self._by_port_address).get(address) or []
+        first = bisect_left(held, name, key=_name_of)
+        return held[first : bisect_right(held, name, lo=first, key=_name_of)]
 
-    def services(self, name: str) -> list[NameEntry]:
+    def reverse(self, address: int) -> Sequence[NameEntry]:
+        """Returns the live entries that an address has its names by."""
+        return self._by_address.get(address) or []
+
+    def holds(self, address: int) -> bool:
+        """Tells whether an address is in any live entry."""
+        return address in self._by_address or address in self._by_port_address
+
+    def services(self, name: str) -> Sequence[NameEntry]:
         """Returns the live entries that say at which port a name like _http._tcp.web.weave.local. is served."""
-        return list(self._by_service.get(name.lower(), ()))
+        return self._by_service.get(name.lower()) or []
 
     def known(self, name: str) -> bool:
         """Tells whether a name has a live entry."""
@@ -318,6 +331,7 @@ class Records:
             change(self._by_address, entry.address, entry)
         else:
             change(self._by_service, service, entry)
+            change(self._by_port_address, entry.address, entry)
 
 
 def _lower(name: str) -> str:
@@ -350,6 +364,10 @@ def _take_out(index: dict[_Key, list[NameEntry]], key: _Key, entry: NameEntry) -
     del listed[bisect_left(listed, _order(entry), key=_order)]
     if not listed:
         del index[key]
+
+
+def _name_of(entry: NameEntry) -> str:
+    return entry.hostname.lower()
 
 
 def _order(entry: NameEntry) -> _Order:

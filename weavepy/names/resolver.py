@@ -6,14 +6,18 @@ only a name that nobody has doesn't exist. Where a name is served is told by nam
 10-32-0-1.NAME is that one of NAME's addresses, as SRV records need a name for each (RFC 2782). Weave Net's flags: a "no
 such name" isn't authoritative, all else is. Where it and we differ: a "no" says how long it holds (SOA), the domain
 itself exists, SRV is answered, ANY and zone transfers are refused, and questions about top-level domains as such (NS,
-SOA, DS, DNSKEY) are passed on, without which no validating resolver could work behind us.
+SOA, DS, DNSKEY) are passed on, without which no validating resolver could work behind us. For the same reason whatever
+is asked of an address that isn't ours is passed on, too, and not only PTR; one of ours has no other records, but it
+exists, as "no such name" would be for all types (RFC 2308), PTR too; and it is private, so the world is never asked,
+also while nobody who has it can be reached.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from weavepy.events import Entropy, PeerName
@@ -48,7 +52,10 @@ _REVERSE: Final = ".in-addr.arpa."
 _ZONE_TYPES: Final = frozenset((TYPE_NS, TYPE_SOA, TYPE_DS, TYPE_DNSKEY))
 _REFUSED: Final = Answer(REFUSED)
 _DASHED: Final = re.compile(r"([0-9]{1,3}(?:-[0-9]{1,3}){3})\.(.+)")
-_SRV_MAX: Final = 200  # of an answer's SRV records, of which each takes 4 us to write; which ones is drawn
+_SRV_MAX: Final = 200  # of an answer's SRV records, of which each takes 2 us to write; which ones is drawn
+_LOOKED_AT_MAX: Final = 1024  # entries of one name at a time, in a third of a millisecond or less
+_LOOKS_MAX: Final = 3  # times that, while nobody is found who answers
+_REVERSE_MAX: Final = 256  # names of one address that are looked at
 _SRV_BYTES: Final = 30  # of one of an answer's SRV records, at least and without the name that was asked for
 
 
@@ -71,7 +78,9 @@ class Records(Protocol):
     @property
     def revision(self) -> int: ...
     def addresses(self, name: str) -> Sequence[Entry]: ...
-    def reverse(self, address: int) -> Entry | None: ...
+    def at_address(self, name: str, address: int) -> Sequence[Entry]: ...
+    def reverse(self, address: int) -> Sequence[Entry]: ...
+    def holds(self, address: int) -> bool: ...
     def known(self, name: str) -> bool: ...
     def services(self, name: str) -> Sequence[Entry]: ...
 
@@ -117,7 +126,7 @@ class Resolver:
 
     def lookup(self, name: str) -> list[int]:
         """Returns the addresses of a name that answers now, in the records' order, each once."""
-        return list(dict.fromkeys(entry.address for entry in self._alive(name)))
+        return _addresses(entry for entry in self._entries(name) if self._is_alive(entry))
 
     def _local(self, name: str, query: Query, *, tcp: bool) -> Answer:
         if query.qtype == TYPE_SRV and (services := self._records.services(name)):
@@ -125,7 +134,7 @@ class Resolver:
             return self._srv(services, min(most, _SRV_MAX))
         if not self._exists(name):
             return Answer(NXDOMAIN, zone=self._zone())
-        if query.qtype != TYPE_A or not (addresses := self.lookup(name)):
+        if query.qtype != TYPE_A or not (addresses := _addresses(self._live(self._entries(name)))):
             return Answer(NOERROR, True, zone=self._zone())
         most = answer_limit(query, tcp=tcp) // A_RECORD_BYTES
         drawn = self._drawn(addresses, most)
@@ -139,18 +148,30 @@ class Resolver:
         if entries or (dashed := _DASHED.fullmatch(name)) is None:
             return entries
         address = _address(dashed[1].split("-"))
-        return [entry for entry in self._records.addresses(dashed[2]) if entry.address == address]
+        return entries if address is None else self._records.at_address(dashed[2], address)
 
-    def _alive(self, name: str) -> list[Entry]:
-        return [entry for entry in self._entries(name) if self._is_alive(entry)]
+    def _live(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Returns those that answer now. There may be very many: then it looks at every n-th from a random one on, as
+        they are in the order of their hosts, and a few times at others while it finds nobody.
+        """
+        step = -(-len(entries) // _LOOKED_AT_MAX)
+        if step <= 1:
+            return [entry for entry in entries if self._is_alive(entry)]
+        first = int(self._entropy.random() * step)
+        for number in range(min(step, _LOOKS_MAX)):
+            live = [entry for entry in entries[(first + number) % step :: step] if self._is_alive(entry)]
+            if live:
+                return live
+        return []
 
     def _srv(self, services: Sequence[Entry], most: int) -> Answer:
-        live = [entry for entry in services if self._is_alive(entry)]
         rdata = []
-        for entry in self._drawn(live, most):
-            port, target = entry.hostname.partition(".")[0], _dashed(entry.address) + "." + entry.hostname
+        encoded: dict[str, bytes] = {}  # most are called the same
+        for entry in self._drawn(self._live(services), most):
+            hostname = entry.hostname
             try:
-                rdata.append(encode_srv(0, 1, int(port), target))
+                name = encoded.get(hostname) or encoded.setdefault(hostname, encode_name(hostname))
+                rdata.append(encode_srv(0, 1, int(hostname.partition(".")[0]), _dashed(entry.address), name))
             except ValueError:  # a name from a peer that no name can be, or too long a one
                 continue
         if not rdata:
@@ -165,16 +186,17 @@ class Resolver:
         return Answer(NOERROR, True, zone=zone)
 
     def _reverse(self, name: str, qtype: int) -> Answer | None:
-        if qtype != TYPE_PTR:
-            return Answer(NXDOMAIN)
+        """An address that somebody has a name for is nobody else's, though the name doesn't answer now."""
         address = _reversed_address(name)
-        entry = self._records.reverse(address) if address is not None else None
-        if entry is None or not self._is_alive(entry):
+        if address is None or not self._records.holds(address):
             return None
-        try:
-            return Answer(NOERROR, True, [encode_name(entry.hostname)], self._ttl_s)
-        except ValueError:  # a name from a peer that no name can be
-            return None
+        if qtype == TYPE_PTR:
+            for entry in islice(self._records.reverse(address), _REVERSE_MAX):
+                if not self._is_alive(entry):
+                    continue
+                with suppress(ValueError):  # a name from a peer that no name can be
+                    return Answer(NOERROR, True, [encode_name(entry.hostname)], self._ttl_s)
+        return Answer(NOERROR, True, zone=self._zone())
 
     def _zone(self) -> Zone:
         return Zone(self._zone_name, self._records.revision, self._ttl_s)
@@ -187,6 +209,11 @@ class Resolver:
             other = number + int(self._entropy.random() * (len(pool) - number))
             pool[number], pool[other] = pool[other], pool[number]
         return pool[:count]
+
+
+def _addresses(entries: Iterable[Entry]) -> list[int]:
+    """Returns their addresses in order, each once."""
+    return list(dict.fromkeys(entry.address for entry in entries))
 
 
 def _reversed_address(name: str) -> int | None:
@@ -212,4 +239,4 @@ def _address(parts: Sequence[str]) -> int | None:
 
 
 def _dashed(address: int) -> str:
-    return str(IPv4Address(address)).replace(".", "-")
+    return "-".join(map(str, address.to_bytes(4, "big")))

@@ -52,8 +52,8 @@ async def read_form(request: web.Request, known: set[str], fields_max: int) -> d
 
 
 async def form_values(request: web.Request, known: set[str]) -> dict[str, str]:
-    """Returns what a form and the query say of these names, as Go's `FormValue` does in a POST or PUT: of each the first
-    value, and the form's before the query's.
+    """Returns what a form and the query say of these names, as Go's `FormValue` does in a POST or PUT: each one's first
+    value, the form's before the query's.
     """
     values = {name: request.query[name] for name in known & request.query.keys()}
     if is_form(request):

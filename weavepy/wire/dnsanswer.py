@@ -21,10 +21,10 @@ from weavepy.wire.dns import (
     FLAG_TRUNCATED,
     HEADER,
     HEADER_BYTES,
+    NAME_BYTES_MAX,
     TYPE_SOA,
     Query,
     encode_error,
-    encode_name,
     encode_opt,
     udp_limit,
 )
@@ -98,9 +98,12 @@ def encode_failure(query: Query, rcode: int, *, truncated: bool = False) -> byte
     return reply[:2] + (int.from_bytes(reply[2:4], "big") | FLAG_TRUNCATED).to_bytes(2, "big") + reply[4:]
 
 
-def encode_srv(priority: int, weight: int, port: int, target: str) -> bytes:
-    """Encodes the data of an SRV record (RFC 2782)."""
-    return _SRV.pack(priority, weight, port) + encode_name(target)
+def encode_srv(priority: int, weight: int, port: int, label: str, parent: bytes) -> bytes:
+    """Encodes the data of an SRV record (RFC 2782), whose target is `label` below an encoded name."""
+    target = bytes((len(label),)) + label.encode("ascii") + parent
+    if len(target) > NAME_BYTES_MAX:
+        raise ValueError(f"the name of {label!r} has more than {NAME_BYTES_MAX} octets")
+    return _SRV.pack(priority, weight, port) + target
 
 
 def encode_soa_data(zone: Zone) -> bytes:

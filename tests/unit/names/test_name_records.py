@@ -68,8 +68,8 @@ def test_the_original_packages_lookups() -> None:
             assert found == query["addresses"]
             assert value.known(query["lookup"]) == bool(found)
         else:
-            entry = value.reverse(int(IPv4Address(query["reverse"])))
-            assert (entry.hostname if entry else "") == query["name"]
+            named = value.reverse(int(IPv4Address(query["reverse"])))
+            assert (named[0].hostname if named else "") == query["name"]
 
 
 # ---- our own
@@ -126,7 +126,7 @@ def test_removing_by_any_combination(given: dict[str, Any], left: list[str]) -> 
     value.remove(**given, wall=WALL)
     live = [entry for entry in value.of_origin(OWN) if not entry.tombstone]
     assert sorted(f"{entry.container} {entry.hostname.split('.')[0]}" for entry in live) == left
-    assert value.reverse(1) is not None
+    assert len(value.reverse(1)) > 0
 
 
 # ---- lookups
@@ -144,11 +144,15 @@ def test_lookups_ignore_case_and_are_in_the_sets_order() -> None:
     )
     assert [entry.container for entry in value.addresses("web.WEAVE.local.")] == ["a", "b", "0"]
     value.add("z", 9, "a.weave.local.")
-    first = value.reverse(9)
-    assert first is not None
-    assert first.container == "z"
-    assert value.addresses("nobody.weave.local.") == []
-    assert value.reverse(77) is None
+    assert [entry.container for entry in value.reverse(9)] == ["z", "b"]
+    assert [entry.container for entry in value.at_address("web.WEAVE.local.", 9)] == ["b"]
+    assert value.addresses("web.weave.local.") is value.addresses(
+        "web.weave.local."
+    )  # however many there are
+    assert value.holds(9)
+    assert value.addresses("nobody.weave.local.") == value.at_address("nobody.weave.local.", 9) == []
+    assert value.reverse(77) == value.at_address("web.weave.local.", 77) == []
+    assert not value.holds(77)
 
 
 def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_reverse() -> None:
@@ -159,11 +163,12 @@ def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_revers
     )
     assert [entry.container for entry in value.services("_HTTP._tcp.web.weave.local.")] == ["b", "a"]
     assert [entry.container for entry in value.addresses(f"8080.{served}")] == ["a"]
-    assert value.reverse(9) is None
+    assert [entry.container for entry in value.at_address(f"80.{served}", 9)] == ["b"]
+    assert value.holds(9)
+    assert value.reverse(9) == []
     value.add("c", 9, "web.weave.local.")
-    named = value.reverse(9)
-    assert named is not None
-    assert named.container == "c"
+    named = list(value.reverse(9))
+    assert [entry.container for entry in named] == ["c"]
     value.drop_origins([PEER, THIRD])
     assert value.services(served) == []
     assert value.reverse(9) == named
@@ -186,7 +191,7 @@ def test_names_that_tell_of_no_port(name: str) -> None:
     value = records()
     value.merge([NameEntry("a", PEER, 9, name)], WALL)
     assert value.services(name.partition(".")[2]) == []
-    assert value.reverse(9) is not None
+    assert len(value.reverse(9)) == 1
 
 
 def test_of_two_spellings_of_one_name_the_first_is_told_until_it_is_forgotten() -> None:

@@ -51,8 +51,14 @@ class FakeRecords:
     def addresses(self, name: str) -> list[FakeEntry]:
         return [entry for entry in self.entries if entry.hostname.lower() == name]
 
-    def reverse(self, address: int) -> FakeEntry | None:
-        return next((entry for entry in self.entries if entry.address == address), None)
+    def at_address(self, name: str, address: int) -> list[FakeEntry]:
+        return [entry for entry in self.addresses(name) if entry.address == address]
+
+    def reverse(self, address: int) -> list[FakeEntry]:
+        return [entry for entry in self.entries if entry.address == address and "._" not in entry.hostname]
+
+    def holds(self, address: int) -> bool:
+        return any(entry.address == address for entry in self.entries)
 
     def services(self, name: str) -> list[FakeEntry]:
         return [entry for entry in self.entries if entry.hostname.lower().partition(".")[2] == name]
@@ -246,12 +252,32 @@ def test_reverse() -> None:
         NOERROR, True, [encode_name("db.weave.local.")], 1
     )
     assert world.ask("9.9.32.10.in-addr.arpa.", "PTR") is None
-    for qtype in ("A", "TXT", "SOA"):
-        answer = world.ask("1.1.32.10.in-addr.arpa.", qtype)
-        assert answer is not None
-        assert (answer.rcode, answer.authoritative) == (NXDOMAIN, False)
+    for qtype in ("A", "TXT", "SOA", "NS", "DS"):
+        assert_empty(world.ask("1.1.32.10.in-addr.arpa.", qtype))
+        for name in ("9.9.32.10.in-addr.arpa.", "32.10.in-addr.arpa.", "8.in-addr.arpa."):
+            assert world.ask(name, qtype) is None
+
+
+def test_an_addresses_name_is_the_first_that_answers_and_the_world_is_never_asked() -> None:
+    odd = FakeEntry(DB.address, ONE, "odd", "a..weave.local.")
+    world = World(DB, odd, FakeEntry(DB.address, TWO, "other", "other.weave.local."))
+
+    def name() -> Answer | None:
+        return world.ask("1.1.32.10.in-addr.arpa.", "PTR")
+
+    assert name() == Answer(NOERROR, True, [encode_name("db.weave.local.")], 1)
     world.gone = {"db"}
-    assert world.ask("1.1.32.10.in-addr.arpa.", "PTR") is None
+    assert name() == Answer(NOERROR, True, [encode_name("other.weave.local.")], 1)
+    world.gone = {ONE}
+    assert name() == Answer(NOERROR, True, [encode_name("other.weave.local.")], 1)
+    world.gone = {ONE, TWO}
+    assert_empty(name())
+    assert_empty(world.ask("1.1.32.10.in-addr.arpa.", "A"))
+
+
+def test_an_address_that_only_tells_of_a_port_has_no_name_but_is_ours() -> None:
+    world = World(at_port(1, 80))
+    assert_empty(world.ask("1.0.32.10.in-addr.arpa.", "PTR"))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +298,7 @@ def test_reverse_names_that_are_no_address_of_ours(name: str) -> None:
 
 @pytest.mark.parametrize("hostname", ["ä.weave.local.", "a..weave.local.", "x" * 64 + ".weave.local."])
 def test_a_peers_name_that_is_none_is_nobodys_reverse(hostname: str) -> None:
-    assert World(FakeEntry(DB.address, ONE, "c", hostname)).ask("1.1.32.10.in-addr.arpa.", "PTR") is None
+    assert_empty(World(FakeEntry(DB.address, ONE, "c", hostname)).ask("1.1.32.10.in-addr.arpa.", "PTR"))
 
 
 SERVED = "_http._tcp.web.weave.local."
@@ -369,6 +395,74 @@ def test_of_many_addresses_any_may_be_drawn() -> None:
         seen.update(answer.rdata)
     assert len(seen) == 200
     assert len(world.ask("many.weave.local.", tcp=True).rdata) == 200  # type: ignore[union-attr]
+
+
+class Counting:
+    """Entries of one name, in the order of their hosts, of which some don't answer."""
+
+    def __init__(self, count: int, hosts: int, gone: set[int], name: str = "many.weave.local.") -> None:
+        self.entries = [FakeEntry(n, PeerName(1 + n * hosts // count), f"c{n}", name) for n in range(count)]
+        self.world = World(*self.entries)
+        self.looks = 0
+        self.gone = gone
+        self.world.resolver = Resolver(
+            self.world.records,
+            domain="weave.local.",
+            ttl_s=1,
+            entropy=random.Random(1),
+            alive=self.is_alive,
+        )
+        # All have the same name; finding them one by one would take long.
+        self.world.records.addresses = lambda _name: self.entries  # type: ignore[method-assign]
+        self.world.records.services = lambda _name: self.entries  # type: ignore[method-assign]
+
+    def is_alive(self, entry: object) -> bool:
+        self.looks += 1
+        assert isinstance(entry, FakeEntry)
+        return entry.origin not in self.gone
+
+
+@pytest.mark.parametrize("qtype", ["A", "SRV"])
+@pytest.mark.parametrize("count", [1024, 1025, 5000, 16_000, 80_000])
+def test_no_answer_looks_at_more_than_some_thousand_entries(count: int, qtype: str) -> None:
+    name = "80._http._tcp.many.weave.local." if qtype == "SRV" else "many.weave.local."
+    asked = name.removeprefix("80.")
+    for gone, most in (set[int](), 1024), ({1, 2, 3, 4}, 3072):
+        bench = Counting(count, 4, gone, name)
+        for tcp in (False, True):
+            bench.looks = 0
+            answer = bench.world.ask(asked, qtype, tcp=tcp)
+            assert answer is not None
+            assert answer.rcode == NOERROR
+            assert bool(answer.rdata) == (not gone)
+            assert bench.looks <= most
+        assert bench.looks >= min(count, 1024) // 2
+
+
+def test_all_of_a_thousand_addresses_are_in_an_answer_by_tcp() -> None:
+    bench = Counting(1024, 4, set())
+    answer = bench.world.ask("many.weave.local.", tcp=True)
+    assert answer is not None
+    assert len(set(answer.rdata)) == 1024
+
+
+def test_of_very_many_addresses_those_that_live_are_found_and_any_may_be_drawn() -> None:
+    bench = Counting(5000, 4, {1, 2, 4})
+    seen = Counter[int]()
+    for _ in range(600):
+        answer = bench.world.ask("many.weave.local.")
+        assert answer is not None
+        assert len(answer.rdata) == 22  # what fits by UDP, and one more
+        seen.update(int.from_bytes(data, "big") for data in answer.rdata)
+    assert set(seen) == {entry.address for entry in bench.entries if entry.origin == 3}
+    assert max(seen.values()) < 40
+
+
+def test_a_few_that_live_among_very_many_are_found_most_of_the_time() -> None:
+    bench = Counting(5000, 5000, set(range(1, 5001)) - {77})
+    found = [bench.world.ask("many.weave.local.") for _ in range(100)]
+    assert 40 < sum(answer is not None and len(answer.rdata) == 1 for answer in found) < 80
+    assert bench.world.resolver.lookup("many.weave.local.") == [76]
 
 
 def test_lookup_for_the_operator() -> None:

@@ -47,8 +47,14 @@ class Records:
     def addresses(self, name: str) -> list[Entry]:
         return [Entry(BASE + n) for n in range(COUNTS.get(name.removesuffix(".weave.local."), 0))]
 
-    def reverse(self, address: int) -> Entry | None:
-        return Entry(address) if address < BASE + 3 else None
+    def at_address(self, name: str, address: int) -> list[Entry]:
+        return [entry for entry in self.addresses(name) if entry.address == address]
+
+    def reverse(self, address: int) -> list[Entry]:
+        return [Entry(address)] if self.holds(address) else []
+
+    def holds(self, address: int) -> bool:
+        return address < BASE + 3
 
     def services(self, _name: str) -> list[Entry]:
         return []

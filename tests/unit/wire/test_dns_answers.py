@@ -91,7 +91,8 @@ def test_records_of_names() -> None:
     )
     assert str(record.rr[0].rdata) == "Web.weave.local."
     query = asked("_http._tcp.web.weave.local.", "SRV")
-    rdata = [encode_srv(1, 2, 8080, "a.weave.local."), encode_srv(0, 0, 65535, "longer.weave.local.")]
+    domain = encode_name("weave.local.")
+    rdata = [encode_srv(1, 2, 8080, "a", domain), encode_srv(0, 0, 65535, "longer", domain)]
     record = read(encode_answer(query, Answer(NOERROR, True, rdata, 1), tcp=False), query)
     assert [(r.rdata.priority, r.rdata.weight, r.rdata.port, str(r.rdata.target)) for r in record.rr] == [
         (1, 2, 8080, "a.weave.local."),
