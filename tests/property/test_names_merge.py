@@ -97,6 +97,7 @@ def test_the_indexes_say_what_the_set_says(a: list[NameEntry], b: list[NameEntry
     assert not value.entries
     assert not any((value._by_name, value._by_address, value._by_origin, value._removed, value._chars))
     assert not value._by_port_address
+    assert len(value._deep) == 0
 
 
 @settings(max_examples=200, deadline=None)

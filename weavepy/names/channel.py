@@ -119,7 +119,7 @@ class NamesChannel:
         self.reachable = reachable
         self.own = config.own
         self.domain = config.domain
-        self.records = Records(config.own)
+        self.records = Records(config.own, config.domain)
         self.skewed = 0  # messages that were not taken, since the clocks differ
         self._config = config
         self._peers = peers

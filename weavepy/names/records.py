@@ -18,6 +18,8 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from weavepy import limits
 from weavepy.events import PeerName
+from weavepy.names.config import DOMAIN
+from weavepy.names.deepnames import DeepNames
 from weavepy.wire.names import Identity, NameEntry
 
 _Key = TypeVar("_Key", str, int)
@@ -49,7 +51,8 @@ class Merged(NamedTuple):
 class Records:
     """All names as one peer knows them. `revision` grows with each change of what resolves."""
 
-    def __init__(self, own: PeerName) -> None:
+    def __init__(self, own: PeerName, domain: str = DOMAIN) -> None:
+        """`domain`: what questions are asked about, with the dot at its end."""
         self.revision = 0
         self.left_out = 0  # entries for which there was no room,
         self.evicted = 0  # and removed names that were forgotten early, to make some
@@ -58,6 +61,7 @@ class Records:
         self._by_origin: dict[PeerName, set[Identity]] = {}
         self._removed: dict[PeerName, dict[Identity, None]] = {}  # tombstones, in the order they came
         self._by_name: dict[str, list[NameEntry]] = {}  # live ones only, by lower-case name
+        self._deep = DeepNames(domain)  # of their names, those that aren't right below the domain
         self._by_service: dict[str, list[NameEntry]] = {}  # of these, those that tell of a port, without it
         self._by_port_address: dict[int, list[NameEntry]] = {}  # the same by their addresses
         self._by_address: dict[int, list[NameEntry]] = {}  # the others
@@ -103,6 +107,10 @@ class Records:
     def known(self, name: str) -> bool:
         """Tells whether a name has a live entry."""
         return name.lower() in self._by_name
+
+    def has_below(self, name: str) -> bool:
+        """Tells whether any name below this one has a live entry."""
+        return self._deep.has_below(name.lower())
 
     @property
     def unsaid(self) -> Set[Identity]:
@@ -325,7 +333,12 @@ class Records:
     def _index(self, change: _Change, entry: NameEntry) -> None:
         """Puts a live entry in each index that it belongs to, or takes it out."""
         name = _lower(entry.hostname)
+        was_known = name in self._by_name
         change(self._by_name, name, entry)
+        if not was_known:
+            self._deep.add(name)
+        elif name not in self._by_name:
+            self._deep.remove(name)
         service = _service(name)
         if service is None:
             change(self._by_address, entry.address, entry)

@@ -2,13 +2,15 @@
 
 Rules of this file. Nothing within our domain, and no name without a dot, is ever passed on. An address is in an answer
 only while its peer can be reached and its container is well; when all of a name's have left, the answer is empty, and
-only a name that nobody has doesn't exist. Where a name is served is told by names too, 8080._http._tcp.NAME, and
-10-32-0-1.NAME is that one of NAME's addresses, as SRV records need a name for each (RFC 2782). Weave Net's flags: a "no
-such name" isn't authoritative, all else is. Where it and we differ: a "no" says how long it holds (SOA), the domain
-itself exists, SRV is answered, ANY and zone transfers are refused, and questions about top-level domains as such (NS,
-SOA, DS, DNSKEY) are passed on, without which no validating resolver could work behind us. For the same reason whatever
-is asked of an address that isn't ours is passed on, too, and not only PTR; one of ours has no other records, but it
-exists, as "no such name" would be for all types (RFC 2308), PTR too; and it is private, so the world is never asked,
+only a name that nobody has, nor one below it, doesn't exist. Where a name is served is told by names too,
+8080._http._tcp.NAME, and 10-32-0-1.NAME is that one of NAME's addresses, as SRV records need a name for each (RFC
+2782). Weave Net's flags: a "no such name" isn't authoritative, all else is.
+
+Where it and we differ: a "no" says how long it holds (SOA), the domain itself and whatever is above a name exist (RFC
+8020), SRV is answered, ANY and zone transfers are refused, and questions about top-level domains as such (NS, SOA, DS,
+DNSKEY) are passed on, without which no validating resolver could work behind us. For the same reason whatever is asked
+of an address that isn't ours is passed on, too, and not only PTR. One of ours has no other records than that, but it
+exists: "no such name" would be for all types, PTR too (RFC 2308). The world is never asked about it, as it is private,
 also while nobody who has it can be reached.
 """
 
@@ -82,6 +84,7 @@ class Records(Protocol):
     def reverse(self, address: int) -> Sequence[Entry]: ...
     def holds(self, address: int) -> bool: ...
     def known(self, name: str) -> bool: ...
+    def has_below(self, name: str) -> bool: ...
     def services(self, name: str) -> Sequence[Entry]: ...
 
 
@@ -132,7 +135,7 @@ class Resolver:
         if query.qtype == TYPE_SRV and (services := self._records.services(name)):
             most = answer_limit(query, tcp=tcp) // (_SRV_BYTES + len(name))
             return self._srv(services, min(most, _SRV_MAX))
-        if not self._exists(name):
+        if not (self._exists(name) or self._records.has_below(name)):
             return Answer(NXDOMAIN, zone=self._zone())
         if query.qtype != TYPE_A or not (addresses := _addresses(self._live(self._entries(name)))):
             return Answer(NOERROR, True, zone=self._zone())
@@ -141,7 +144,7 @@ class Resolver:
         return Answer(NOERROR, True, [address.to_bytes(4, "big") for address in drawn], self._ttl_s)
 
     def _exists(self, name: str) -> bool:
-        return self._records.known(name) or bool(self._entries(name) or self._records.services(name))
+        return self._records.known(name) or bool(self._entries(name))
 
     def _entries(self, name: str) -> Sequence[Entry]:
         entries = self._records.addresses(name)

@@ -174,6 +174,39 @@ def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_revers
     assert value.reverse(9) == named
 
 
+def test_what_is_above_a_live_name_is_known_as_long_as_any_is_below() -> None:
+    value = records()
+    deep = NameEntry("a", PEER, 9, "X.y.Deep.weave.local.")
+    value.merge([deep, deep._replace(origin=THIRD), NameEntry("a", PEER, 9, "z.deep.weave.local.")], WALL)
+    for name in ("y.deep.weave.local.", "DEEP.weave.local."):
+        assert value.has_below(name)
+        assert not value.known(name)
+    for name in ("x.y.deep.weave.local.", "eep.weave.local.", "x.deep.weave.local.", "deep.weave.local.com."):
+        assert not value.has_below(name)
+    value.merge([deep._replace(version=1, tombstone=WALL)], WALL)
+    assert value.has_below("y.deep.weave.local.")
+    value.drop_origins([THIRD])
+    assert not value.has_below("y.deep.weave.local.")
+    assert value.has_below("deep.weave.local.")
+    value.drop_origins([PEER])
+    assert not value.has_below("deep.weave.local.")
+    value.add("c", 1, "a.deep.weave.local.")
+    assert value.has_below("deep.weave.local.")
+    value.remove("c", wall=WALL)
+    assert not value.has_below("deep.weave.local.")
+
+
+def test_only_names_of_several_labels_in_the_domain_take_room_for_that() -> None:
+    value = Records(OWN, "Foo.bar.")
+    for name in ("web.foo.bar.", "a.b.weave.local.", "foo.bar.", "xfoo.bar.", "x.", "a..foo.bar."):
+        value.merge([NameEntry("a", PEER, 9, name)], WALL)
+    assert [name[::-1] for name in value._deep._reversed] == ["a..foo.bar."]
+    value.merge([NameEntry("a", PEER, 9, "a.b.foo.bar.")], WALL)
+    assert value.has_below("b.foo.bar.")
+    value.drop_origins([PEER])
+    assert len(value._deep) == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from weavepy.events import PeerName
 from weavepy.names.records import Records
 from weavepy.names.resolver import Resolver
@@ -31,6 +33,15 @@ def records(count: int) -> Records:
     value = Records(PeerName(1))
     value.merge(decode_names_untrusted(payload(count)).entries, WALL)
     return value
+
+
+def deep_payload(count: int) -> bytes:
+    """Names of 120 labels each, that have none above them but the domain in common."""
+    entries = (
+        NameEntry(f"{n:064x}", PeerName(2 + n % PEERS), n, ".".join(["x"] * 117 + [f"{n}"]) + ".weave.local.")
+        for n in range(count)
+    )
+    return encode_names(NameGossip(WALL, tuple(entries)))
 
 
 def steps(work: Callable[[], object]) -> int:
@@ -69,8 +80,19 @@ def test_lookups_take_as_many_steps_among_10000_names_as_among_100() -> None:
     assert all(count > 0 for _, _, count in taken)
 
 
-def test_10000_names_take_so_much_memory() -> None:
-    told = payload(10_000)
+def test_what_is_above_a_name_takes_as_many_steps_among_10000_deep_names_as_among_100() -> None:
+    taken = []
+    for count in (100, 10_000):
+        value = Records(PeerName(1))
+        value.merge(decode_names_untrusted(deep_payload(count)).entries, WALL)
+        assert value.has_below("x.77.weave.local.")
+        assert not value.has_below("y.77.weave.local.")
+        taken.append(steps(lambda v=value: v.has_below("x.x.77.weave.local.")))  # type: ignore[misc]
+    assert taken[0] == taken[1] > 0
+
+
+@pytest.mark.parametrize("told", [payload(10_000), deep_payload(10_000)], ids=["plain", "of 120 labels"])
+def test_10000_names_take_so_much_memory(told: bytes) -> None:
     tracemalloc.start()
     try:
         value = Records(PeerName(1))
@@ -79,4 +101,5 @@ def test_10000_names_take_so_much_memory() -> None:
     finally:
         tracemalloc.stop()
     assert value.live_count == 10_000
-    assert taken < 10_000 * BYTES_PER_NAME_MAX
+    texts = sum(2 * len(entry.hostname) for entry in value.entries.values() if entry.hostname.count(".") > 3)
+    assert taken < 10_000 * BYTES_PER_NAME_MAX + texts

@@ -66,6 +66,9 @@ class FakeRecords:
     def known(self, name: str) -> bool:
         return bool(self.addresses(name))
 
+    def has_below(self, name: str) -> bool:
+        return any(entry.hostname.lower().endswith("." + name) for entry in self.entries)
+
 
 def number(text: str) -> int:
     return int(ipaddress.IPv4Address(text))
@@ -220,6 +223,24 @@ def test_the_domain_itself_exists() -> None:
     answer = World().ask("weave.local.", "SOA")
     assert answer is not None
     assert (answer.rcode, answer.authoritative, len(answer.rdata)) == (NOERROR, True, 1)
+
+
+def test_what_is_above_a_name_exists() -> None:
+    """A resolver that asks for one label more each time would stop at a "no such name" (RFC 9156)."""
+    deep = FakeEntry(DB.address, ONE, "c", "a.b.Deep.weave.local.")
+    world = World(DB, deep, at_port(1, 80))
+    for name in ("b.deep.", "deep.", "web.", "_tcp.web.", "_http._tcp.web."):
+        for qtype in ("A", "AAAA", "NS", "TXT"):
+            assert_empty(world.ask(name + "weave.local.", qtype))
+    assert_empty(world.ask("_tcp.web.weave.local.", "SRV"))
+    for name in ("ab.deep.", "eep.", "x.deep.", "x.a.b.deep.", "_udp.web.", "http._tcp.web.", "b."):
+        assert_none_such(world.ask(name + "weave.local."))
+    assert world.addresses("a.b.deep.weave.local.") == ["10.32.1.1"]
+    world.gone = {"c", "c1"}
+    assert_empty(world.ask("deep.weave.local."))
+    # As a name of one label it is in the domain, but a top-level domain as such isn't ours for that.
+    assert_empty(world.ask("deep.", "AAAA"))
+    assert world.ask("deep.", "NS") is world.ask("deep.", "DS") is None
 
 
 def test_another_domain() -> None:

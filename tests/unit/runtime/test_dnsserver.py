@@ -59,6 +59,9 @@ class Records:
     def services(self, _name: str) -> list[Entry]:
         return []
 
+    def has_below(self, _name: str) -> bool:
+        return False
+
     def known(self, name: str) -> bool:
         if name == "broken.weave.local.":
             raise RuntimeError("a mistake of ours")
