@@ -52,6 +52,7 @@ class Channels:
                 names,
                 peers=network.topology.records,
                 reachable=network.reachable,
+                paths=lambda: network.topology.revision,
                 gossip=gossip,
                 emit=emit,
                 stored=stored,

@@ -114,9 +114,13 @@ class NamesChannel:
         emit: Callable[[Effect], None],
         stored: Mapping[str, str] | None = None,
         reachable: Callable[[PeerName], bool] = lambda _peer: True,
+        paths: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`stored`: what was persisted by the last run. `reachable`: whether frames get to a peer, ourselves too."""
+        """`stored`: what was persisted by the last run. `reachable`: whether frames get to a peer, ourselves too;
+        `paths`: a number that is another one whenever that may have changed.
+        """
         self.reachable = reachable
+        self.paths = paths
         self.own = config.own
         self.domain = config.domain
         self.records = Records(config.own, config.domain)

@@ -13,7 +13,7 @@ nobody takes names of an origin that nobody can reach.
 import re
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from weavepy import limits
@@ -127,6 +127,15 @@ class Records:
     def of_origin(self, origin: PeerName) -> list[NameEntry]:
         """Returns the entries of one peer, removed ones too."""
         return [self._entries[identity] for identity in self._by_origin.get(origin, ())]
+
+    def live_of_origin(self, origin: PeerName) -> list[NameEntry]:
+        """Returns those of them that resolve, in order."""
+        return sorted(entry for entry in self.of_origin(origin) if not entry.tombstone)
+
+    @property
+    def origins(self) -> KeysView[PeerName]:
+        """The peers that have entries."""
+        return self._by_origin.keys()
 
     def changes_since(self, revision: int) -> list[NameChange] | None:
         """Returns what has changed after `revision`, oldest first; None if that is too long ago to tell."""

@@ -62,7 +62,7 @@ class Naming:
         self._resolver: Resolver | None = None
         if channel is not None:
             self.local = LocalNames(channel, journal, executor, attachments, handle)
-            self.feed = NameFeed(channel.records, wall)
+            self.feed = NameFeed(channel.records, wall, reachable=channel.reachable, paths=channel.paths)
             self._resolver = resolver_of(
                 options, channel.records, alive=self._is_alive, entropy=random.Random()
             )
@@ -265,8 +265,7 @@ class Naming:
                     yield None
                     continue
                 told = self.feed.described(change)
-                if change.change is not None:
-                    entry = change.change.entry
+                if (entry := change.entry) is not None:
                     if format_peer_name(entry.origin) not in nicknames:
                         nicknames = self._nicknames()
                     told |= {"name": entry.hostname.lower(), **_placed(entry, nicknames)}

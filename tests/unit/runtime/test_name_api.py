@@ -42,6 +42,7 @@ class Bench:
             gossip=self,
             emit=lambda _effect: None,
             reachable=lambda peer: peer not in self.unreachable,
+            paths=lambda: len(self.unreachable),
         )
 
         self.records = channel.records
@@ -318,6 +319,7 @@ def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
             "revision": 1000001,
             "at": 1000.0,
             "change": "added",
+            "healthy": True,
             "name": "x.weave.local.",
             "address": "10.0.0.9",
             "container": "weave:extern",
@@ -333,6 +335,31 @@ def test_events_are_sent_as_they_happen(tmp_path: Path) -> None:
         assert (await reader.read()).count(b"event: ") == 1
         for one in (writer, other, third):
             one.close()
+
+    run(tmp_path, scenario)
+
+
+def test_events_tell_of_names_whose_host_is_lost_and_back(tmp_path: Path) -> None:
+    async def scenario(http: Http, bench: Bench) -> None:
+        bench.records.merge([NameEntry("c", OTHER, 0x0A000007, "Web.weave.local.")], 1_700_000_000)
+        bench.names.look()
+        reader, writer = await http.open("GET", "/events")
+        await reader.readuntil(b"\r\n\r\n:\n\n")
+        for gone, change in ({OTHER}, "down"), (set[PeerName](), "up"):
+            bench.unreachable = gone
+            bench.names.look()
+            event = (await reader.readuntil(b"\n\n")).decode().splitlines()
+            assert event[1] == f"event: {change}"
+            told = json.loads(event[2].removeprefix("data: "))
+            assert (told["name"], told["address"], told["healthy"]) == (
+                "web.weave.local.",
+                "10.0.0.7",
+                not gone,
+            )
+            services = json.loads((await http.ask("GET", "/services"))[1])
+            assert services["revision"] == told["revision"]
+            assert [m["healthy"] for m in services["services"][0]["members"]] == [not gone]
+        writer.close()
 
     run(tmp_path, scenario)
 

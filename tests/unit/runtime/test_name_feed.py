@@ -1,7 +1,7 @@
 """Changes of names for those who follow them: in order, none twice, none missed unnoticed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -11,8 +11,10 @@ from weavepy.events import PeerName
 from weavepy.names.records import Records
 from weavepy.runtime import namefeed
 from weavepy.runtime.namefeed import NameFeed
+from weavepy.wire.names import NameEntry
 
 OWN = PeerName(0x020000000001)
+PEERS = [PeerName(0x020000000002), PeerName(0x020000000003)]
 
 
 class Bench:
@@ -20,7 +22,21 @@ class Bench:
         self.now = 100.0
         self.records = Records(OWN)
         self.records.add("c", 0, "first.weave.local.")
-        self.feed = NameFeed(self.records, lambda: self.now)
+        self.down: set[PeerName] = set()
+        self.paths = 0
+        self.asked = 0
+        self.feed = NameFeed(
+            self.records, lambda: self.now, reachable=self.reachable, paths=lambda: self.paths
+        )
+
+    def reachable(self, peer: PeerName) -> bool:
+        self.asked += 1
+        return peer not in self.down
+
+    def set_down(self, *peers: PeerName) -> None:
+        self.down = set(peers)
+        self.paths += 1
+        self.feed.look()
 
     def add(self, count: int, first: int = 1) -> None:
         for number in range(first, first + count):
@@ -34,7 +50,7 @@ def told(change: Any) -> Any:
     return (
         change.revision,
         change.at,
-        None if change.change is None else (change.change.added, change.change.entry.address),
+        None if change.entry is None else (change.kind == "added", change.entry.address),
     )
 
 
@@ -71,13 +87,105 @@ def test_who_asks_for_what_is_not_known_any_more_is_told_to_begin_anew(since: in
         bench.add(1)
         following = bench.feed.follow(since)
         assert [told(await anext(following)) for _ in range(2)] == [None, (100002, 100.0, None)]
-        assert bench.feed.described(namefeed.Change(2, 100.0, None)) == {
+        assert bench.feed.described(namefeed.Change(2, 100.0)) == {
             "revision": 2,
             "at": 100.0,
             "change": "reset",
         }
 
     run(scenario)
+
+
+def test_names_go_down_and_up_with_their_hosts() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        web = [NameEntry(f"c{n}", PEERS[n // 2], n, "web.weave.local.") for n in range(4)]
+        bench.records.merge([*web, web[0]._replace(address=9, tombstone=1_000_000_000)], 1_000_000_000)
+        bench.feed.look()
+        following = bench.feed.follow(None)
+        assert await anext(following) is None
+        bench.set_down(PEERS[0])
+        bench.set_down(PEERS[0])
+        bench.set_down(PEERS[1])
+        described = [bench.feed.described(change) for change in await following_changes(following, 6)]
+        assert [(one["change"], one["healthy"]) for one in described] == [
+            *[("down", False)] * 2,
+            *[("up", True)] * 2,
+            *[("down", False)] * 2,
+        ]
+        revisions = [one["revision"] for one in described]
+        assert revisions == list(range(revisions[0], revisions[0] + 6))
+        assert bench.feed.revision == revisions[-1]
+        again = await following_changes(bench.feed.follow(revisions[3]), 3)
+        assert [change.entry for change in again[1:] if change] == web[2:]
+        # One that comes while its host is down, and one that goes.
+        late = web[3]._replace(address=7)
+        bench.records.merge([late], 1_000_000_000)
+        bench.feed.look()
+        bench.records.merge([web[2]._replace(version=1, tombstone=1_000_000_000)], 1_000_000_000)
+        bench.set_down()
+        kinds = [
+            (c.kind, c.healthy, c.entry.address if c.entry else None)
+            for c in await following_changes(following, 4)
+        ]
+        assert kinds == [("added", False, 7), ("removed", False, 2), ("up", True, 3), ("up", True, 7)]
+
+    run(scenario)
+
+
+def test_where_no_path_changes_no_host_is_looked_at() -> None:
+    bench = Bench()
+    bench.feed.look()
+    asked = bench.asked
+    for _ in range(10):
+        bench.feed.look()
+    assert bench.asked == asked
+    bench.set_down()
+    assert bench.asked == asked + 1
+
+
+def test_who_is_down_from_the_beginning_is_told_of_when_it_is_up() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.down = {PEERS[0]}
+        bench.records.merge([NameEntry("c", PEERS[0], 3, "web.weave.local.")], 1_000_000_000)
+        bench.feed.look()
+        following = bench.feed.follow(None)
+        await anext(following)
+        bench.set_down()
+        assert [c.kind for c in await following_changes(following, 1)] == ["up"]
+
+    run(scenario)
+
+
+def test_of_very_many_that_go_down_at_once_nobody_is_told_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namefeed, "AT_ONCE_MAX", 3)
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.records.merge(
+            [NameEntry("c", PEERS[0], n, "web.weave.local.") for n in range(4)], 1_000_000_000
+        )
+        bench.feed.look()
+        following = bench.feed.follow(None)
+        await anext(following)
+        before = bench.feed.revision
+        bench.set_down(PEERS[0])
+        assert [(c.kind, c.revision) for c in await following_changes(following, 1)] == [
+            ("reset", before + 1)
+        ]
+        (_, missed) = await following_changes(bench.feed.follow(before), 2)
+        assert missed.kind == "reset"
+        bench.set_down()
+        assert [(c.kind, c.revision) for c in await following_changes(following, 1)] == [
+            ("reset", before + 2)
+        ]
+
+    run(scenario)
+
+
+async def following_changes(following: AsyncGenerator[Any, None], count: int) -> list[Any]:
+    return [await anext(following) for _ in range(count)]
 
 
 def test_a_slow_follower_is_dropped_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
