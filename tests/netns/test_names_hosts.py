@@ -21,6 +21,7 @@ from weavepy.lab.probes import launch, new_password_file
 from weavepy.lab.spaces import Space, run_ip
 from weavepy.linux.rtnl import BRIDGE, DNS_ADDRESS
 
+LOST = ("all.weave.local.", "10.9.0.3")
 SOON_S = 3.0  # by what is told at once: 0.01 to 0.5 s where nothing else runs
 
 ASK = """
@@ -39,6 +40,16 @@ from dnslib import DNSRecord
 reply = DNSRecord.parse(DNSRecord.question(sys.argv[2], "SRV").send(sys.argv[1], timeout=2))
 for record in reply.rr:
     print(record.rdata)
+"""
+
+
+ASK_DNS = """
+import sys
+from dnslib import RCODE, DNSRecord
+server, *questions = sys.argv[1:]
+for name, qtype in zip(questions[::2], questions[1::2]):
+    reply = DNSRecord.parse(DNSRecord.question(name, qtype).send(server, timeout=2))
+    print(RCODE[reply.header.rcode], *(record.rdata for record in reply.rr))
 """
 
 
@@ -161,6 +172,11 @@ def test_containers_ask_their_own_host_by_name(lab: Lab, resolv_conf: Path) -> N
     assert found == "0 1 8080 10-32-1-1.8080._http._tcp.web.weave.local.\n"
     target = found.split()[-1]
     assert ask(db, resolv_conf, target) == [f"{target} 10.32.1.1"]
+    # What is above a name exists, and an address of ours has no other records than its name.
+    asked = ["_tcp.web.weave.local", "A", "_http._tcp.web.weave.local", "TXT", "_udp.web.weave.local", "A"]
+    asked += ["1.1.32.10.in-addr.arpa", "PTR", "1.1.32.10.in-addr.arpa", "TXT"]
+    answers = ["NOERROR", "NOERROR", "NXDOMAIN", "NOERROR web.weave.local.", "NOERROR"]
+    assert db.run([sys.executable, "-c", ASK_DNS, DNS_ADDRESS, *asked]).stdout.splitlines() == answers
     # An address takes its names with it.
     one.weavepy("detach", web.target)
     until(lambda: set(names(two)) == {"db"}, SOON_S)
@@ -376,11 +392,28 @@ def test_hosts_that_are_cut_off_and_come_back(lab: Lab) -> None:
         host.weavepy("dns-add", f"10.9.0.{number}", "-h", "all.weave.local")
     for host in hosts:
         until(knows(host, "all", "10.9.0.1", "10.9.0.2", "10.9.0.3"), SOON_S)
+    follower = subprocess.Popen(
+        ["curl", "-sN", "--unix-socket", f"{one.run_dir}/weavepy.sock", "http://localhost/events"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     cut = _underlay_of(three)
     run_ip(three.name, *(f"link set {link} down" for link in cut))
     took = until(knows(one, "all", "10.9.0.1", "10.9.0.2"), 15.0)
     until(knows(two, "all", "10.9.0.1", "10.9.0.2"), 15.0)
     print(f"an unplugged host's names are gone after {took:.2f} s")
+    # Nobody else is asked whose an address is that we know, though it has no name now.
+    asked = [
+        sys.executable,
+        "-c",
+        ASK_DNS,
+        DNS_ADDRESS,
+        "3.0.9.10.in-addr.arpa",
+        "PTR",
+        "all.weave.local",
+        "AAAA",
+    ]
+    assert one.run(asked).stdout.splitlines() == ["NOERROR", "NOERROR"]
     one.weavepy("dns-add", "10.9.0.4", "-h", "late.weave.local")
     one.weavepy("dns-remove", "10.9.0.1", "-h", "all.weave.local")
     three.weavepy("dns-add", "10.9.0.5", "-h", "far.weave.local")
@@ -391,6 +424,11 @@ def test_hosts_that_are_cut_off_and_come_back(lab: Lab) -> None:
     for host in hosts:
         until(knows(host, "all", "10.9.0.2", "10.9.0.3"), 5.0)
         until(lambda host=host: {"late", "far"} <= set(names(host)), 5.0)  # type: ignore[misc]
+    follower.terminate()
+    lines = follower.communicate()[0].splitlines()
+    told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    of_three = [one["change"] for one in told if (one["name"], one["address"]) == LOST]
+    assert (of_three[0], of_three[-1] in ("up", "added")) == ("down", True), told
     entries = [json.loads(call(host, "/name")) for host in hosts]
     assert entries[0] == entries[1] == entries[2]
     print(f"all replicas are equal {time.monotonic() - began:.2f} s after the links are back")
