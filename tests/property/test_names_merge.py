@@ -86,7 +86,7 @@ def test_the_indexes_say_what_the_set_says(a: list[NameEntry], b: list[NameEntry
         )
         assert value.reverse(address) == here
         assert value.holds(address) == bool(here)
-        assert value.at_address("X.weave.local.", address) == here
+        assert value.at_address("X.weave.local.", address, 99) == here
     for origin in ORIGINS:
         assert sorted(value.of_origin(origin)) == sorted(
             e for e in value.entries.values() if e.origin == origin

@@ -85,12 +85,13 @@ class Records:
         """Returns the live entries of a name, which ends with a dot."""
         return self._by_name.get(name.lower()) or []
 
-    def at_address(self, name: str, address: int) -> Sequence[NameEntry]:
-        """Returns those that have this address."""
+    def at_address(self, name: str, address: int, most: int) -> Sequence[NameEntry]:
+        """Returns those that have this address, or so many of them, of all hosts that have it."""
         name = name.lower()
         held = (self._by_address if _service(name) is None else self._by_port_address).get(address) or []
         first = bisect_left(held, name, key=_name_of)
-        return held[first : bisect_right(held, name, lo=first, key=_name_of)]
+        last = bisect_right(held, name, lo=first, key=_name_of)
+        return held[first : last : max(1, -(-(last - first) // most))]
 
     def reverse(self, address: int) -> Sequence[NameEntry]:
         """Returns the live entries that an address has its names by."""

@@ -145,14 +145,26 @@ def test_lookups_ignore_case_and_are_in_the_sets_order() -> None:
     assert [entry.container for entry in value.addresses("web.WEAVE.local.")] == ["a", "b", "0"]
     value.add("z", 9, "a.weave.local.")
     assert [entry.container for entry in value.reverse(9)] == ["z", "b"]
-    assert [entry.container for entry in value.at_address("web.WEAVE.local.", 9)] == ["b"]
+    assert [entry.container for entry in value.at_address("web.WEAVE.local.", 9, 99)] == ["b"]
     assert value.addresses("web.weave.local.") is value.addresses(
         "web.weave.local."
     )  # however many there are
     assert value.holds(9)
-    assert value.addresses("nobody.weave.local.") == value.at_address("nobody.weave.local.", 9) == []
-    assert value.reverse(77) == value.at_address("web.weave.local.", 77) == []
+    assert value.addresses("nobody.weave.local.") == value.at_address("nobody.weave.local.", 9, 99) == []
+    assert value.reverse(77) == value.at_address("web.weave.local.", 77, 99) == []
     assert not value.holds(77)
+
+
+def test_of_very_many_that_have_one_name_and_address_some_of_each_host_are_found() -> None:
+    value = records()
+    value.merge([NameEntry(f"{n:02}", PeerName(n % 2 + 7), 9, "web.weave.local.") for n in range(40)], WALL)
+    value.merge([NameEntry("x", PEER, 9, f"{name}.weave.local.") for name in ("a", "z")], WALL)
+    for most, count in ((99, 40), (40, 40), (39, 20), (7, 7), (2, 2)):
+        found = value.at_address("web.weave.local.", 9, most)
+        assert len(found) == count
+        assert {entry.hostname for entry in found} == {"web.weave.local."}
+        assert {entry.origin for entry in found} == {7, 8}
+    assert len(value.at_address("a.weave.local.", 9, 1)) == 1
 
 
 def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_reverse() -> None:
@@ -163,7 +175,7 @@ def test_names_that_tell_of_a_port_are_found_by_what_is_served_and_are_no_revers
     )
     assert [entry.container for entry in value.services("_HTTP._tcp.web.weave.local.")] == ["b", "a"]
     assert [entry.container for entry in value.addresses(f"8080.{served}")] == ["a"]
-    assert [entry.container for entry in value.at_address(f"80.{served}", 9)] == ["b"]
+    assert [entry.container for entry in value.at_address(f"80.{served}", 9, 99)] == ["b"]
     assert value.holds(9)
     assert value.reverse(9) == []
     value.add("c", 9, "web.weave.local.")

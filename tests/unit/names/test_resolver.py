@@ -51,7 +51,7 @@ class FakeRecords:
     def addresses(self, name: str) -> list[FakeEntry]:
         return [entry for entry in self.entries if entry.hostname.lower() == name]
 
-    def at_address(self, name: str, address: int) -> list[FakeEntry]:
+    def at_address(self, name: str, address: int, _most: int) -> list[FakeEntry]:
         return [entry for entry in self.addresses(name) if entry.address == address]
 
     def reverse(self, address: int) -> list[FakeEntry]:

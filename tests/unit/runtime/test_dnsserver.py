@@ -47,7 +47,7 @@ class Records:
     def addresses(self, name: str) -> list[Entry]:
         return [Entry(BASE + n) for n in range(COUNTS.get(name.removesuffix(".weave.local."), 0))]
 
-    def at_address(self, name: str, address: int) -> list[Entry]:
+    def at_address(self, name: str, address: int, _most: int) -> list[Entry]:
         return [entry for entry in self.addresses(name) if entry.address == address]
 
     def reverse(self, address: int) -> list[Entry]:
