@@ -17,7 +17,7 @@ from weavepy.client import Client, RouterNotRunningError
 from weavepy.errors import LocalError
 
 TURN_S = 5.0  # of waiting, after which it is said what for
-REPAIR_WAIT_S = 120.0  # each address that is replaced may be waited for
+REPAIR_WAIT_S = 300.0  # for others to answer, for addresses, and for hundreds of containers to get theirs
 
 
 @click.command()

@@ -17,6 +17,7 @@ from weavepy import limits
 from weavepy.errors import LocalError, WireError
 from weavepy.events import PeerName
 from weavepy.ipam import report
+from weavepy.ipam.allocator import Clash
 from weavepy.ipam.channel import AddressChannel
 from weavepy.linux.target import parse_cidrs
 from weavepy.runtime.addressing import Addressing
@@ -201,20 +202,25 @@ class AddressSpace:
             gave_way = allocator.described(chosen[0]) if chosen else ""
             await self._allocations.give_way(name)
         await self._wait_until(self._is_settled, limits.REPAIR_SETTLE_S)
-        renumbered, failed = [], []
-        for clash in allocator.clashing() if renumber else ():
-            what = {"owner": clash.owner, "address": str(IPv4Address(clash.address))}
-            try:
-                new = await self._addressing.renumber(clash.owner, IPv4Address(clash.address))
-            except LocalError as error:
-                failed.append({**what, "reason": str(error)})
-            else:
-                renumbered.append({**what, "new": new})
+        # All at once: where nobody has space left each would wait as long as the first, one after the other.
+        moves = [self._move(clash) for clash in (allocator.clashing() if renumber else ())]
+        moved = await asyncio.gather(*moves)
+        renumbered = [one for one in moved if "new" in one]
+        failed = [one for one in moved if "reason" in one]
         clashes = [
             {"address": str(IPv4Address(c.address)), "owner": c.owner, "peer": allocator.called(c.peer)}
             for c in allocator.clashing()
         ]
         return {"gave_way": gave_way, "renumbered": renumbered, "failed": failed, "clashes": clashes}
+
+    async def _move(self, clash: Clash) -> dict[str, str]:
+        """Gives whoever has an address another one. Returns that as `new`, or as `reason` why there is none."""
+        address = IPv4Address(clash.address)
+        what = {"owner": clash.owner, "address": str(address)}
+        try:
+            return {**what, "new": await self._addressing.renumber(clash.owner, address)}
+        except LocalError as error:
+            return {**what, "reason": str(error)}
 
     def _find_foreign(self, text: str) -> PeerName:
         """Returns the peer that a name or nickname in a ring other than ours means."""

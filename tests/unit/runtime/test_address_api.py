@@ -496,6 +496,38 @@ def test_what_cant_be_renumbered_keeps_what_it_has() -> None:
     run(scenario, init=TWO)
 
 
+def test_all_that_is_renumbered_is_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks that are full meet: nobody has any space, and then there is some for two of three."""
+
+    async def scenario(http: Http) -> None:
+        bench = http.bench
+        assert bench.channel is not None
+        for owner in ("a", "b", "c"):
+            await http.space.allocate(owner, None, lambda: False)
+        for number in (4, 5, 6):
+            bench.attached[f"pid:{number}"] = [f"10.1.0.{number}/29"]
+            await clash(bench, f"pid:{number}", f"10.1.0.{number}/29")
+        allocator = bench.channel.allocator
+        monkeypatch.setattr(limits, "ADDRESS_WAIT_S", 0.5)
+        answer = asyncio.create_task(http.post("/ipam/repair", renumber=True))
+        await until(lambda: len(allocator.waiting) == 3)
+        for owner in ("a", "b"):
+            http.space.free(owner, None)
+        moved = await answer
+        assert [one["owner"] for one in moved["renumbered"]] == ["pid:4", "pid:5"]
+        assert [one["owner"] for one in moved["failed"]] == ["pid:6"]
+        assert "no address within 0 s" in moved["failed"][0]["reason"]
+        assert [one["owner"] for one in moved["clashes"]] == ["pid:6"]
+        assert {owner: len(cidrs) for owner, cidrs in bench.attached.items()} == {
+            "pid:4": 1,
+            "pid:5": 1,
+            "pid:6": 1,
+        }
+        assert bench.attached["pid:6"] == ["10.1.0.6/29"]
+
+    run(scenario, init=TWO)
+
+
 def test_the_report_has_weaves_section_and_the_lease_if_there_is_one() -> None:
     async def scenario(http: Http) -> None:
         section = http.space.report()
