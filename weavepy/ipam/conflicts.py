@@ -15,6 +15,7 @@ from weavepy import limits
 from weavepy.errors import LocalError
 from weavepy.events import PeerName
 from weavepy.ipam.ring import MalformedRingError, Ring, RingConflictError
+from weavepy.ipam.space import range_text
 from weavepy.wire.ipam import Range, RingState
 from weavepy.wire.peername import format_peer_name
 
@@ -27,9 +28,12 @@ class RepairError(LocalError):
 
 @dataclass(slots=True)
 class Conflict:
-    """A ring that contradicts ours. `about`: the part, if it is a part, which is `owner`'s by that ring."""
+    """A ring that contradicts ours. `about`: the part, if it is a part, which is `owner`'s by that ring; `remedy`:
+    what the operator can do.
+    """
 
     text: str
+    remedy: str
     about: Range | None
     owner: PeerName | None
     ring: RingState
@@ -76,10 +80,13 @@ def gives_way(ours: Ring, theirs: RingState, *, default: Range, chosen: bool) ->
 
 
 class Conflicts:
-    """What is known of other rings. `called` makes a peer's name for people."""
+    """What is known of other rings. `called` makes a peer's name for people; `chosen`: the range that the operator
+    wants for this host and no other, if he does.
+    """
 
-    def __init__(self, called: Callable[[PeerName], str]) -> None:
+    def __init__(self, called: Callable[[PeerName], str], chosen: Range | None = None) -> None:
         self._called = called
+        self._chosen = chosen
         self._known: dict[tuple[Kind, PeerName | None], Conflict] = {}
 
     def __iter__(self) -> Iterator[Conflict]:
@@ -102,8 +109,19 @@ class Conflicts:
         peers = {entry.peer for entry in theirs.entries} | {theirs.peer}
         named = {peer: name for peer, name in nicknames.items() if peer in peers}
         is_ring = bool(theirs.entries) and not isinstance(error, MalformedRingError)
-        text = str(error)
-        self._known[key] = Conflict(text, error.about, error.owner, theirs, is_ring, now, named, speakers)
+        text, remedy = str(error), self._remedy(theirs)
+        self._known[key] = Conflict(
+            text, remedy, error.about, error.owner, theirs, is_ring, now, named, speakers
+        )
+
+    def _remedy(self, theirs: RingState) -> str:
+        universe = Range(theirs.start, theirs.end)
+        if self._chosen in (None, universe):
+            return "decide which one counts, and say `weavepy ipam repair` on each host that has the other"
+        return (
+            f"decide which range counts: start this host again with --ipalloc-range {range_text(universe)}, "
+            f"or the hosts of the other with --ipalloc-range {range_text(self._chosen)}"
+        )
 
     def agrees(self, speaker: PeerName) -> None:
         """Takes note that a peer's ring and ours have been merged."""

@@ -62,7 +62,7 @@ class Exchange:
         self._known: dict[bytes, None] = {}  # hashes of states that are merged into ours
         self._encoded: tuple[Ring, dict[PeerName, str], bytes] | None = None
         self.lease: LeaseRules | None = None
-        self.conflicts = Conflicts(ledger.called)
+        self.conflicts = Conflicts(ledger.called, config.universe if config.chosen else None)
 
     # ---- what is said
 

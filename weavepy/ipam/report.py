@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from weavepy.events import PeerName
 from weavepy.ipam.allocator import Allocator
+from weavepy.ipam.conflicts import Conflict
 from weavepy.ipam.space import range_text
 from weavepy.wire.ipam import Range
 from weavepy.wire.peername import format_peer_name
@@ -125,7 +126,7 @@ def check(allocator: Allocator, now: float, default: Range | None = None) -> lis
     if allocator.held_back:
         found.append(f"no addresses are given out: {allocator.held_back}")
     for conflict in allocator.conflicts:
-        found.append(_conflict_text(conflict.text, allocator.described(conflict), conflict.is_ring))
+        found.append(_conflict_text(conflict, allocator.described(conflict)))
     clashing = allocator.clashing()
     if clashing:
         shown = [f"{_address(c.address)} of {c.owner} ({allocator.called(c.peer)})" for c in clashing]
@@ -174,13 +175,10 @@ def _is_low(free: int, reached: int) -> bool:
     return reached > 0 and free <= max(LOW_PART * reached, 1)
 
 
-def _conflict_text(text: str, whose: str, is_ring: bool) -> str:
-    if not is_ring:
-        return f"a peer says of its ring what can't be ({text}): {whose}; stop that host"
-    return (
-        f"{whose} contradicts this host's: {text}; decide which one counts, and say `weavepy ipam repair` on each host "
-        "that has the other"
-    )
+def _conflict_text(conflict: Conflict, whose: str) -> str:
+    if not conflict.is_ring:
+        return f"a peer says of its ring what can't be ({conflict.text}): {whose}; stop that host"
+    return f"{whose} contradicts this host's: {conflict.text}; {conflict.remedy}"
 
 
 def _conflicts(allocator: Allocator, now: float) -> list[dict[str, Any]]:

@@ -3,11 +3,13 @@
 import json
 import random
 
+import pytest
 from island import END, START, UNIVERSE, Island
 
 from weavepy.events import PeerName
 from weavepy.ipam.allocator import Allocator
 from weavepy.ipam.config import AllocatorConfig
+from weavepy.ipam.conflicts import RepairError
 from weavepy.ipam.report import check, figures, report, status
 from weavepy.ipam.ring import Ring
 from weavepy.wire.ipam import AddressState, Range, encode_address_state
@@ -211,6 +213,33 @@ def test_conflicts_and_clashes_are_said() -> None:
     ]
     assert said["Unclaimed"] == ["10.32.0.1"]
     assert said["ActiveIPs"] == 1
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_where_the_ranges_differ_repair_is_advised_only_if_it_would_work(chosen: bool) -> None:
+    island = Island(1, 2)
+    island.groups = [{1}, {2}]
+    island[2].config = {"universe": Range(START + 4096, END + 4096), "chosen": chosen}
+    for host in (1, 2):
+        island[host].config |= {"quorum": 1, "seeds": (PeerName(host), PeerName(7))}
+        island[host].start()
+    island.groups = None
+    island.pass_time(5.0)
+    (finding,) = (text for text in check(island[2].allocator, island.now) if "contradicts" in text)
+    what, advice = finding.split("; ")
+    assert what.endswith("contradicts this host's: it divides 10.32.0.0/24, and ours divides 10.32.16.0/24")
+    if not chosen:
+        assert advice == (
+            "decide which one counts, and say `weavepy ipam repair` on each host that has the other"
+        )
+        island[2].do(island[2].allocator.repair(island.now))
+        return
+    assert advice == (
+        "decide which range counts: start this host again with --ipalloc-range 10.32.0.0/24, or the hosts of the other "
+        "with --ipalloc-range 10.32.16.0/24"
+    )
+    with pytest.raises(RepairError, match=r"start it again with --ipalloc-range 10\.32\.0\.0/24"):
+        island[2].allocator.repair(island.now)
 
 
 def test_what_was_saved_and_doesnt_fit_is_said() -> None:
