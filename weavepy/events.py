@@ -220,11 +220,13 @@ class SpaceLeft:
 @dataclass(frozen=True, slots=True)
 class DivisionYielded:
     """This host gives way to another division of the addresses, which contradicts its own: the only one, or the one in
-    which `peer` owns something. Answered with how many addresses that are in use here are somebody else's by it.
+    which `peer` owns something, or that of the range from `universe[0]` to before `universe[1]`. Answered with how many
+    addresses that are in use here are somebody else's by it.
     """
 
     number: int
     peer: PeerName | None = None
+    universe: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

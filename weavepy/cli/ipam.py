@@ -101,7 +101,11 @@ def check(ctx: click.Context, run_dir: str) -> None:
 
 @ipam.command()
 @click.option(
-    "--with", "peer", metavar="PEER", default="", help="Where there are several, go by PEER's division."
+    "--with",
+    "peer",
+    metavar="PEER|RANGE",
+    default="",
+    help="Where there are several, go by PEER's division, or that of RANGE.",
 )
 @click.option(
     "--renumber", is_flag=True, help="Give what has an address that another host gave out, too, another one."

@@ -257,11 +257,13 @@ class Allocator:
         self._exchange.forget()
         return self._ledger.changed([])
 
-    def repair(self, now: float, *, peer: PeerName | None = None) -> list[AllocatorAction]:
-        """Gives way to the ring that contradicts ours, or of several to the one in which `peer` owns something, and
-        claims there what is in use here. To be done on all hosts of one side. Raises RepairError.
+    def repair(
+        self, now: float, *, peer: PeerName | None = None, universe: tuple[int, int] | None = None
+    ) -> list[AllocatorAction]:
+        """Gives way to the ring that contradicts ours, or of several to the one in which `peer` owns something, or that
+        of `universe`, and claims there what is in use here. To be done on all hosts of one side. Raises RepairError.
         """
-        self._exchange.repair(peer)
+        self._exchange.repair(peer, universe)
         return self._ledger.changed([Announce(), *self._retry(now)])
 
     def take_over(self, gone: PeerName, now: float) -> tuple[int, list[AllocatorAction]]:

@@ -122,9 +122,9 @@ class AddressChannel:
                 if self.lease is not None:
                     self.lease.dismiss(allocator.ring.peer, now)
                 self._emit(Answered(number, owned - allocator.ring.size_of(allocator.ring.peer)))
-            case DivisionYielded(number, peer):
+            case DivisionYielded(number, peer, universe):
                 try:
-                    actions = allocator.repair(now, peer=peer)
+                    actions = allocator.repair(now, peer=peer, universe=universe)
                 except RepairError as error:
                     self._emit(Answered(number, reason=str(error)))
                 else:

@@ -43,6 +43,11 @@ class Conflict:
     speakers: set[PeerName] = field(default_factory=set)
 
     @property
+    def universe(self) -> Range:
+        """What that ring divides."""
+        return Range(self.ring.start, self.ring.end)
+
+    @property
     def peers(self) -> list[PeerName]:
         """Who owns something by that ring."""
         return sorted({entry.peer for entry in self.ring.entries})
@@ -156,35 +161,41 @@ class Conflicts:
         """Forgets all: ours is another ring now."""
         self._known.clear()
 
-    def choose(self, peer: PeerName | None) -> list[Conflict]:
-        """Returns all that is said of the ring in which `peer` owns something, or of the only one. Raises RepairError
-        if that isn't one ring.
+    def choose(
+        self, peer: PeerName | None, universe: tuple[int, int] | None = None, *, ours: Range
+    ) -> list[Conflict]:
+        """Returns all that is said of the ring in which `peer` owns something, that of `universe`, or the only one.
+        Where there are several it is the one that divides the same as `ours`. Raises RepairError if that isn't one.
         """
         rings = [one for one in self if one.is_ring]
         found = [one for one in rings if peer is None or peer in one.peers]
         found = [one for one in found if one.owner == peer is not None] or found
-        if len({kind(one.ring) for one in found}) == 1:
-            return found
+        found = [one for one in found if universe in (None, one.universe)]
+        for some in (found, [one for one in found if one.universe == ours]):
+            if len({kind(one.ring) for one in some}) == 1:
+                return some
         if not rings:
             raise RepairError(
                 "no other ring than this host's own is heard of: there is nothing to give way to"
             )
         choices = "; ".join(self.described(one) for one in rings)
-        if not found:
-            assert peer is not None
+        if not found and peer is not None:
             raise RepairError(
                 f"{self._called(peer)} owns nothing in another ring; name a peer of one: {choices}"
             )
+        if not found:
+            raise RepairError(f"no other ring divides that range; name the range or a peer of one: {choices}")
         raise RepairError(
-            f"more than one ring contradicts this host's; name a peer of the one that counts: {choices}"
+            "more than one ring contradicts this host's; name the range or the peer that only the one that counts has: "
+            f"{choices}"
         )
 
     def described(self, conflict: Conflict) -> str:
-        """Returns who has the ring of a conflict, in a line."""
+        """Returns what a ring divides, and among whom, in a line."""
         shown = 8
         names = [self._named(conflict, peer) for peer in conflict.peers]
         more = f" and {len(names) - shown} more" if len(names) > shown else ""
-        return "the ring of " + ", ".join(names[:shown]) + more
+        return f"the ring of {', '.join(names[:shown])}{more} ({range_text(conflict.universe)})"
 
     def _named(self, conflict: Conflict, peer: PeerName) -> str:
         nickname = conflict.nicknames.get(peer)

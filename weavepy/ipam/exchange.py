@@ -173,9 +173,12 @@ class Exchange:
 
     # ---- conflicts
 
-    def repair(self, peer: PeerName | None) -> None:
-        """Gives way to the ring that contradicts ours, or of several to that of `peer`. Raises RepairError."""
-        found = [conflict.ring for conflict in self.conflicts.choose(peer)]
+    def repair(self, peer: PeerName | None, universe: tuple[int, int] | None = None) -> None:
+        """Gives way to the ring that contradicts ours, or of several to that of `peer` or `universe`. Raises
+        RepairError.
+        """
+        chosen = self.conflicts.choose(peer, universe, ours=self._ledger.universe)
+        found = [conflict.ring for conflict in chosen]
         if self._held_back():
             raise RepairError(f"nothing can be changed now: {self._held_back()}")
         theirs, ours = Range(found[0].start, found[0].end), self._ledger.universe

@@ -19,6 +19,7 @@ from weavepy.events import PeerName
 from weavepy.ipam import report
 from weavepy.ipam.allocator import Clash
 from weavepy.ipam.channel import AddressChannel
+from weavepy.ipam.conflicts import kind
 from weavepy.linux.target import parse_cidrs
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressplan import universe_of
@@ -191,16 +192,18 @@ class AddressSpace:
 
     async def repair(self, peer: str, *, renumber: bool) -> dict[str, Any]:
         """Gives up this host's division of the addresses for the one that contradicts it, or of several for that of
-        `peer`. Returns whose that is, and what two have now; with `renumber` that gets other addresses.
+        `peer`, which may also be a range. Returns whose that is, and what two have now; with `renumber` that gets other
+        addresses.
         """
         allocator = self._present.allocator
         gave_way = ""
         found = [conflict for conflict in allocator.conflicts if conflict.is_ring]
         if peer or found:
-            name = self._find_foreign(peer) if peer else None
-            chosen = [c for c in found if name is None or name in c.peers]
-            gave_way = allocator.described(chosen[0]) if chosen else ""
-            await self._allocations.give_way(name)
+            universe = _range(peer)
+            name = self._find_foreign(peer) if peer and universe is None else None
+            await self._allocations.give_way(name, universe)
+            ours = kind(allocator.ring)
+            gave_way = next((allocator.described(c) for c in found if kind(c.ring) == ours), "")
         await self._wait_until(self._is_settled, limits.REPAIR_SETTLE_S)
         # All at once: where nobody has space left each would wait as long as the first, one after the other.
         moves = [self._move(clash) for clash in (allocator.clashing() if renumber else ())]
@@ -263,6 +266,14 @@ def _only_peer(text: str, called: Sequence[PeerName]) -> PeerName | None:
         listed = ", ".join(format_peer_name(peer) for peer in called)
         raise LocalError(f"several peers are called {text}; give the name of one: {listed}")
     return called[0] if called else None
+
+
+def _range(text: str) -> Range | None:
+    """Returns the range that a text says, if it says one."""
+    try:
+        return universe_of(IPv4Network(text)) if "/" in text else None
+    except ValueError:
+        return None
 
 
 def _checked(owner: str) -> str:

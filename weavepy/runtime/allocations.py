@@ -292,13 +292,13 @@ class Allocations:
             raise LocalError(OFF)
         return await self._ask(lambda number: SpaceTaken(number, peer, force), None)
 
-    async def give_way(self, peer: PeerName | None) -> int:
-        """Gives up this host's division for one that contradicts it, that of `peer` or the only one. Returns how many
-        addresses that are in use here are somebody else's by it, who is asked for them now.
+    async def give_way(self, peer: PeerName | None, universe: Range | None = None) -> int:
+        """Gives up this host's division for one that contradicts it, that of `peer` or `universe` or the only one.
+        Returns how many addresses that are in use here are somebody else's by it, who is asked for them now.
         """
         if self._channel is None:
             raise LocalError(OFF)
-        return await self._ask(lambda number: DivisionYielded(number, peer), None)
+        return await self._ask(lambda number: DivisionYielded(number, peer, universe), None)
 
     async def leave(self) -> int:
         """Leaves all that this host owns to others, and returns how many addresses that is."""

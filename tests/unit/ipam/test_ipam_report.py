@@ -190,9 +190,9 @@ def test_conflicts_and_clashes_are_said() -> None:
     island.pass_time(40.0)
     (finding,) = check(island[3].allocator, island.now)
     assert finding == (
-        "the ring of 00:00:00:00:00:01(host1), 00:00:00:00:00:02(host2) contradicts this host's: it was divided among "
-        "other peers than ours in the beginning; decide which one counts, and say `weavepy ipam repair` on each host "
-        "that has the other"
+        "the ring of 00:00:00:00:00:01(host1), 00:00:00:00:00:02(host2) (10.32.0.0/24) contradicts this host's: it was "
+        "divided among other peers than ours in the beginning; decide which one counts, and say `weavepy ipam repair` "
+        "on each host that has the other"
     )
     (conflict,) = report(island[3].allocator, island.now + 5.0)["Conflicts"]
     assert conflict["Peers"][0] == {"Name": "00:00:00:00:00:01", "NickName": "host1"}

@@ -14,6 +14,7 @@ from test_api import RecordingControl
 from weavepy import limits
 from weavepy.events import PeerName
 from weavepy.ipam.conflicts import RepairError
+from weavepy.ipam.ring import Ring
 from weavepy.runtime import addressing as addressing_module
 from weavepy.runtime import waiting
 from weavepy.runtime.addressspace import AddressSpace
@@ -407,22 +408,31 @@ class Contradicted:
     def __init__(self, bench: Bench) -> None:
         assert bench.channel is not None
         self.real = bench.channel.allocator
+        self.ring = self.real.ring
         self.conflicts: Sequence[Any] = [
-            SimpleNamespace(is_ring=True, peers=[OTHER], nicknames={OTHER: "two"})
+            SimpleNamespace(
+                is_ring=True,
+                nicknames={OTHER: "two"},
+                ring=Ring(start, start + 32, OTHER).divide([OTHER]).state(),
+                called=called,
+            )
+            for start, called in ((self.ring.start, "two"), (self.ring.start + 4096, "two elsewhere"))
         ]
-        self.yielded: list[PeerName | None] = []
+        self.yielded: list[Any] = []
         cast(Any, bench.channel).allocator = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def described(self, _conflict: Any) -> str:
-        return "the ring of two"
+    def described(self, conflict: Any) -> str:
+        return f"the ring of {conflict.called}"
 
-    def repair(self, _now: float, *, peer: PeerName | None) -> list[Any]:
+    def repair(self, _now: float, *, peer: PeerName | None, universe: tuple[int, int] | None) -> list[Any]:
         if peer not in (None, OTHER):
             raise RepairError("owns nothing in another ring")
-        self.yielded.append(peer)
+        self.yielded.append(universe or peer)
+        start, end = universe or (self.real.ring.start, self.real.ring.end)
+        self.ring = Ring(start, end, OWN).divide([OTHER])
         self.conflicts = []
         return []
 
@@ -471,6 +481,17 @@ def test_repair_gives_way_lists_what_clashes_and_renumbers_it() -> None:
             ("weave:expose", "10.1.0.21", "10.1.0.2"),
             ("weave:expose", "10.1.0.21"),
         ]
+
+    run(scenario, "10.1.0.0/27", init=TWO)
+
+
+def test_repair_goes_by_the_ring_of_a_range_that_is_named() -> None:
+    async def scenario(http: Http) -> None:
+        ring = Contradicted(http.bench)
+        answer = await http.post("/ipam/repair", peer="10.1.16.0/27")
+        assert answer["gave_way"] == "the ring of two elsewhere"
+        start = int(IPv4Interface("10.1.16.0/27").ip)
+        assert ring.yielded == [(start, start + 32)]
 
     run(scenario, "10.1.0.0/27", init=TWO)
 
