@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from weavepy.errors import LocalError
 
 SOCKET_NAME = "weavepy.sock"
 TIMEOUT_S = 10.0
+TURN_S = 3.0  # of waiting for an answer, after which something else may be done
 ANSWER_BYTES_MAX = 256 * 1024 * 1024  # a report of thousands of peers
 HEAD_BYTES_MAX = 64 * 1024  # of a stream, and of a refusal
 STREAM_BYTES = 256 * 1024  # taken at once
@@ -50,12 +53,15 @@ class Client:
         """Returns the JSON text of a page."""
         return self._request("GET", path, None, self._timeout_s, "application/json")[0].decode()
 
-    def post(self, path: str, value: object, wait_s: float = 0.0) -> Any:
-        """Sends a JSON value and returns the JSON answer. `wait_s`: how long the router may wait before
-        it.
+    def post(
+        self, path: str, value: object, wait_s: float = 0.0, meanwhile: Callable[[], None] | None = None
+    ) -> Any:
+        """Sends a JSON value and returns the JSON answer. `wait_s`: how long the router may wait before it; `meanwhile`
+        is called every few seconds until then.
         """
         body = json.dumps(value).encode()
-        return json.loads(self._request("POST", path, body, self._timeout_s + wait_s)[0])
+        timeout_s = self._timeout_s + wait_s
+        return json.loads(self._request("POST", path, body, timeout_s, meanwhile=meanwhile)[0])
 
     def stream(self, path: str, value: object) -> Stream:
         """Sends a JSON value; the answer is read as it is made."""
@@ -80,10 +86,16 @@ class Client:
         return Stream(sock, body, headers)
 
     def _request(
-        self, method: str, path: str, body: bytes | None, timeout_s: float, accept: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_s: float,
+        accept: str = "",
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[bytes, dict[str, str]]:
         with self._explained(timeout_s):
-            answer = self._exchange(_request(method, path, body, accept), timeout_s)
+            answer = self._exchange(_request(method, path, body, accept), timeout_s, meanwhile)
         return _parse(answer)
 
     @contextlib.contextmanager
@@ -106,11 +118,13 @@ class Client:
         except OSError as error:
             raise LocalError(f"talking to the router failed: {error.strerror or error}") from None
 
-    def _exchange(self, request: bytes, timeout_s: float) -> bytearray:
+    def _exchange(self, request: bytes, timeout_s: float, meanwhile: Callable[[], None] | None) -> bytearray:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)
             sock.connect(self.path)
             sock.sendall(request)
+            if meanwhile is not None:
+                _await_answer(sock, timeout_s, meanwhile)
             answer = bytearray()
             while piece := sock.recv(65536):
                 answer += piece
@@ -142,6 +156,15 @@ class Stream:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _await_answer(sock: socket.socket, timeout_s: float, meanwhile: Callable[[], None]) -> None:
+    """Returns when there is an answer to be read."""
+    end = time.monotonic() + timeout_s
+    while not select.select([sock], [], [], min(TURN_S, max(0.0, end - time.monotonic())))[0]:
+        if time.monotonic() >= end:
+            raise TimeoutError
+        meanwhile()
 
 
 def _request(method: str, path: str, body: bytes | None, accept: str = "") -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from inside import addresses
@@ -82,6 +83,25 @@ def test_prime_waits_for_a_quorum_and_says_for_whom(lab: Lab) -> None:
     page = two.weavepy("status").stdout
     assert "\n        Service: ipam\n         Status: ready\n          Range: 10.32.0.0/13\n" in page
     assert "\n  DefaultSubnet: 10.32.0.0/12\n" in page
+
+
+def test_attach_says_what_it_waits_for_while_it_does(lab: Lab) -> None:
+    one, two = lab.add_host(), lab.add_host()
+    password, init = new_password_file(lab.directory / "password"), ("--ipalloc-init", "consensus=3")
+    launch(one, password, "h1", *init, two.address)
+    target = lab.add_container("c").target
+    with ThreadPoolExecutor() as commands:
+        attached = commands.submit(one.weavepy, "attach", target)
+        exposed = commands.submit(one.weavepy, "expose")
+        until(lambda: sum(w["For"] >= 4.0 for w in section(one)["Waiting"]) == 2)
+        launch(two, password, "h2", *init, one.address)
+        for done in (attached.result(), exposed.result()):
+            first = done.stderr.splitlines()[0]
+            assert first.startswith(
+                "weavepy: waiting for the first division of the addresses among the peers"
+            )
+            assert first.endswith(f"; not connected: {two.address}")
+            assert re.fullmatch(r"10\.[0-9.]+\n", done.stdout)
 
 
 def test_a_lost_host_is_removed_and_the_others_learn_it(lab: Lab) -> None:

@@ -1,7 +1,7 @@
 """`weavepy attach`, `detach`, `expose`, `hide` and `ps`: who has which addresses here.
 
 Rules of this file. The first four print the addresses they gave or took on one line, without the prefix length, as
-Weave Net did: scripts read that.
+Weave Net did: scripts read that. What else there is to say goes to standard error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from weavepy import limits
 from weavepy.cli import CommandError
 from weavepy.cli.config import run_dir_option
 from weavepy.cli.dns import HELP
+from weavepy.cli.waiting import post_for
 from weavepy.client import Client
 
 EXPOSE = "weave:expose"  # Weave Net's name for the bridge
@@ -58,7 +59,7 @@ def attach(
         "without_dns": without_dns,
     }
     request |= {key: value for key, value in wishes.items() if value}
-    answer = Client(run_dir).post("/attach", request, _ATTACH_TIMEOUT_S)
+    answer = post_for(target, run_dir, "/attach", request, _ATTACH_TIMEOUT_S)
     _warn(answer)
     _tell(answer["given"])
 
@@ -91,7 +92,7 @@ def expose(
     request = {"cidrs": list(addresses), "masquerade": not without_masquerade}
     if names:
         request["names"] = list(names)
-    answer = Client(run_dir).post("/expose", request, _ATTACH_TIMEOUT_S)
+    answer = post_for(EXPOSE, run_dir, "/expose", request, _ATTACH_TIMEOUT_S)
     _warn(answer)
     _tell(answer["exposed"])
 

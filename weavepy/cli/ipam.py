@@ -13,6 +13,7 @@ import click
 
 from weavepy.cli import EXIT_FAILED, EXIT_TIMED_OUT, CommandError
 from weavepy.cli.config import run_dir_option
+from weavepy.cli.waiting import Reasons
 from weavepy.client import Client, RouterNotRunningError
 from weavepy.errors import LocalError
 
@@ -29,7 +30,7 @@ def prime(timeout: float | None, run_dir: str) -> None:
     Exits with 4 if that takes longer than --timeout, and says what it waits for.
     """
     end = math.inf if timeout is None else time.monotonic() + timeout
-    said = ""
+    reasons = Reasons()
     while True:
         turn = max(0.0, min(TURN_S, end - time.monotonic()))
         lacking = Client(run_dir).post("/prime", {"timeout_s": turn}, turn)["waits_for"]
@@ -39,9 +40,7 @@ def prime(timeout: float | None, run_dir: str) -> None:
             raise CommandError(
                 f"no addresses can be given out after {timeout:g} s: waiting for {lacking}", EXIT_TIMED_OUT
             )
-        if lacking != said:
-            click.echo(f"weavepy: waiting for {lacking}", err=True)
-            said = lacking
+        reasons.say(lacking)
 
 
 @click.command()

@@ -34,6 +34,7 @@ class AddressControl(Protocol):
     async def claim(self, owner: str, cidr: str, *, tolerant: bool) -> None: ...
     def free(self, owner: str, address: str | None) -> None: ...
     def check(self) -> list[str]: ...
+    async def waits_for(self, target: str) -> str: ...
     async def prime(self, timeout_s: float) -> str: ...
     async def take_over(self, text: str, *, force: bool) -> dict[str, Any]: ...
     async def leave(self) -> dict[str, Any]: ...
@@ -66,6 +67,7 @@ class AddressApi:
             web.post("/rmpeer", self._rmpeer),
             web.post("/leave", self._leave),
             web.get("/ipam/check", self._check),
+            web.get("/ipam/waiting", self._waiting),
             web.post("/ipam/repair", self._repair),
         ]
 
@@ -145,6 +147,12 @@ class AddressApi:
 
     async def _check(self, _request: web.Request) -> web.Response:
         return answer_json({"on": self._control.on, "findings": self._control.check()})
+
+    async def _waiting(self, request: web.Request) -> web.Response:
+        owner = request.query.get("owner")
+        if not owner:
+            raise LocalError("say who waits, as in ?owner=netns:web")
+        return answer_json({"waits_for": await self._control.waits_for(owner)})
 
     async def _repair(self, request: web.Request) -> web.Response:
         body = await read_json(request, {"peer", "renumber"})

@@ -77,6 +77,10 @@ class Addressing:
         cidrs = self._exposures.present if owner == EXPOSE else self._attachments.cidrs(owner)
         return address in map(_address, cidrs)
 
+    async def owner(self, target: str) -> str:
+        """Returns what addresses of a container, by whatever name, are given to; of anybody else, his name."""
+        return await self._attachments.known_owner(target)
+
     async def remove_all(self) -> None:
         """Takes all addresses from all containers and from this host."""
         for attachment in self._attachments.living():

@@ -166,11 +166,24 @@ class AddressSpace:
         self._allocations.begin_division()
         if await self._wait_until(lambda: not self._lacks(), timeout_s):
             return ""
-        missing = sorted(peer for peer, state in self._targets().items() if state != "established")
-        return self._lacks() + (f"; not connected: {', '.join(missing)}" if missing else "")
+        return self._lacks() + self._missing()
+
+    async def waits_for(self, target: str) -> str:
+        """Returns what an owner, or a container by whatever name, waits for; nothing if it doesn't."""
+        if self._channel is None:
+            return ""
+        owner = await self._addressing.owner(target)
+        waiting = [one for one in self._channel.allocator.waiting if one.owner == owner]
+        if waiting and (lacking := self._lacks()):
+            return lacking + self._missing()
+        return "; ".join(dict.fromkeys(one.waits_for for one in waiting if one.waits_for))
 
     def _lacks(self) -> str:
         return self._allocations.lacks(self._clock())
+
+    def _missing(self) -> str:
+        missing = sorted(peer for peer, state in self._targets().items() if state != "established")
+        return f"; not connected: {', '.join(missing)}" if missing else ""
 
     async def take_over(self, text: str, *, force: bool) -> dict[str, Any]:
         """Makes all that a peer, by name or nickname, owned ours. `known`: whether there is, or was, such a peer."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripted_router import ScriptedRouter, invoke
 
-from weavepy import __version__
+from weavepy import __version__, client
 from weavepy.cli import COMMANDS, REMOVED
 
 HEAVY = (
@@ -175,6 +175,44 @@ def test_attach_and_detach_print_addresses(router: ScriptedRouter) -> None:
         ("POST /attach", {"target": "pid:1", "cidrs": ["10.0.0.1/24", "10.0.0.2/24"]}),
         ("POST /detach", {"target": "pid:1", "cidrs": []}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "page"),
+    [
+        (("attach", "netns:a/b"), {"given": ["10.0.0.1/24"]}, "GET /ipam/waiting?owner=netns%3Aa%2Fb"),
+        (("expose",), {"exposed": ["10.0.0.1/24"]}, "GET /ipam/waiting?owner=weave%3Aexpose"),
+    ],
+)
+def test_what_is_waited_for_is_said_once_while_it_is(
+    router: ScriptedRouter,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    answer: dict[str, list[str]],
+    page: str,
+) -> None:
+    monkeypatch.setattr(client, "TURN_S", 0.0)
+    router.will_answer(answer, after=5)
+    for reason in ("", "the others", "the others", "space"):
+        router.will_answer({"waits_for": reason})
+    router.will_answer({"error": "no"}, "400 Bad Request")
+    result = invoke(*command)
+    assert (result.exit_code, result.stdout) == (0, "10.0.0.1\n")
+    assert result.stderr == "weavepy: waiting for the others\nweavepy: waiting for space\n"
+    assert [line for line, _ in router.requests[1:]] == [page] * 5
+
+
+def test_who_waits_for_an_answer_in_vain_is_told_so(
+    router: ScriptedRouter, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TURN_S", 0.0)
+    router.will_answer({"late": True}, after=1)
+    router.will_answer({})
+    asked: list[None] = []
+    with pytest.raises(client.RouterTimeoutError, match="didn't answer within 0 s"):
+        client.Client(str(run_dir), 0.01).post("/attach", {}, 0.0, lambda: asked.append(None))
+    assert asked
+    client.Client(str(run_dir)).post("/attach", {})  # and the late answer is for nobody
 
 
 def test_expose_and_hide_print_addresses_and_warnings_apart(router: ScriptedRouter) -> None:

@@ -285,6 +285,40 @@ def test_prime_says_what_it_waits_for_and_for_whom() -> None:
     run(scenario, init="consensus=3")
 
 
+def test_who_waits_is_told_what_for() -> None:
+    async def scenario(http: Http) -> None:
+        bench = http.bench
+        assert bench.channel is not None
+
+        async def waits_for(owner: str) -> str:
+            status, text = await http.ask("GET", f"/ipam/waiting?owner={owner}")
+            assert status == 200, text
+            said: str = json.loads(text)["waits_for"]
+            return said
+
+        bench.peers.present = {OTHER, PeerName(9)}
+        waiting = [
+            asyncio.create_task(bench.addressing.attach("pid:1", [])),
+            asyncio.create_task(bench.addressing.expose([], masquerade=True)),
+        ]
+        await until(lambda: len(bench.channel.allocator.waiting) == 2)
+        for owner in ("pid:1", "weave:expose"):
+            said = await waits_for(owner)
+            assert said.startswith("the first division of the addresses among the peers: 1 of 2 votes needed")
+            assert said.endswith("; not connected: 10.0.0.3")
+        assert await waits_for("pid:2") == ""
+        ledger = bench.channel.allocator._ledger
+        ledger.divide(ledger.ring.divide([PeerName(9)]))
+        bench.channel.peers_changed(bench.now)
+        assert await waits_for("pid:1") == "space from 00:00:00:00:00:09"
+        for task in waiting:
+            task.cancel()
+        status, text = await http.ask("GET", "/ipam/waiting")
+        assert (status, "say who waits" in text) == (400, True)
+
+    run(scenario, init="consensus=3")
+
+
 TWO = "seed=02:00:00:00:00:01,02:00:00:00:00:02"
 
 
@@ -374,6 +408,7 @@ def test_without_addresses_leaving_is_nothing_and_the_rest_says_so() -> None:
     async def scenario(http: Http) -> None:
         assert (await http.post("/leave"))["left"] == 0
         assert json.loads((await http.ask("GET", "/ipam/check"))[1]) == {"on": False, "findings": []}
+        assert json.loads((await http.ask("GET", "/ipam/waiting?owner=c"))[1]) == {"waits_for": ""}
         for path, body in (("/prime", {}), ("/rmpeer", {"peer": "x"}), ("/ipam/repair", {})):
             status, text = await http.ask("POST", path, body=body)
             assert (status, "aren't given out on this host" in text) == (400, True)

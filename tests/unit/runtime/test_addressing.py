@@ -117,6 +117,9 @@ class Bench:
     async def owner(self, target: str) -> str:
         return target
 
+    async def known_owner(self, target: str) -> str:
+        return target
+
     def cidrs(self, owner: str) -> list[str]:
         return self.attached.get(owner, [])
 
