@@ -208,4 +208,6 @@ def test_a_router_of_weave_net_s_age_can_be_told_over_http(lab: Lab) -> None:
     assert "Exposed: 10.32.1.9/24 (no masquerade)" in one.weavepy("status").stdout
     assert one.run([*curl, "http://x/expose/10.32.1.9/24?skipNAT=maybe"]).stdout == "400"
     assert one.run([*curl, "-H", "Origin: http://evil", "http://x/expose/10.32.1.8/24"]).stdout == "400"
+    one.weavepy("attach", "10.32.1.7/24", lab.add_container("c").target)
+    assert one.run([*curl, "http://x/expose/10.32.1.7/24"]).stdout == "500"
     assert exposed(one) == ["10.32.1.9/24"]

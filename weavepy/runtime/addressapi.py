@@ -80,7 +80,6 @@ class AddressApi:
         return answer_json({"owned": self._control.owned()})
 
     async def _allocate(self, request: web.Request) -> web.Response:
-        switch(request, "check-alive")
         wanted = self._control.allocate(request.match_info["id"], _cidr(request), lambda: is_gone(request))
         given = await _unless_gone(request, wanted)
         return web.Response(text=CANCELLED if given is None else given)
@@ -90,8 +89,7 @@ class AddressApi:
         return web.Response(text=" ".join(cidrs)) if cidrs else not_found()
 
     async def _claim(self, request: web.Request) -> web.Response:
-        switch(request, "check-alive")
-        tolerant = switch(request, "noErrorOnUnknown")
+        tolerant = request.query.get("noErrorOnUnknown") == "true"
         cidr = _cidr(request)
         assert cidr is not None
         claim = self._control.claim(request.match_info["id"], cidr, tolerant=tolerant)

@@ -22,6 +22,7 @@ from aiohttp import web
 from weavepy import limits
 from weavepy.errors import LocalError, NotThereError
 from weavepy.gotemplate import render
+from weavepy.linux.target import parse_cidrs
 from weavepy.runtime import status
 from weavepy.runtime.addressapi import AddressApi, AddressControl
 from weavepy.runtime.addresses import plain_host
@@ -29,13 +30,13 @@ from weavepy.runtime.allocations import NotInTimeError
 from weavepy.runtime.apibody import (
     answer_json,
     flag,
+    go_bool,
     is_form,
     one_text,
     read_form,
     read_json,
     refuse_browser,
     seconds,
-    switch,
     texts,
 )
 from weavepy.runtime.captures import DIRECTIONS, Capture
@@ -239,9 +240,13 @@ class Api:
         refuse_browser(request)
         if request.can_read_body:
             raise LocalError("this request takes no body; send JSON to /expose instead")
-        skip = switch(request, "skipNAT")
+        skip = go_bool(request, "skipNAT")
         cidr = f"{request.match_info['ip']}/{request.match_info['length']}"
-        await self._control.expose([cidr], lambda: is_gone(request), masquerade=not skip)
+        parse_cidrs([cidr])
+        try:
+            await self._control.expose([cidr], lambda: is_gone(request), masquerade=not skip)
+        except LocalError as error:
+            return web.Response(text=f"unable to expose: {error}\n", status=500)
         return web.Response(status=204)
 
     async def _hide(self, request: web.Request) -> web.Response:

@@ -23,6 +23,8 @@ from weavepy.errors import LocalError
 
 FORM = "application/x-www-form-urlencoded"
 FORM_VALUES_MAX = 16  # fields of a form that is read along with the query
+_TRUE = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE = ("", "0", "f", "F", "FALSE", "false", "False")
 
 
 def is_form(request: web.Request) -> bool:
@@ -112,15 +114,18 @@ def seconds(body: Mapping[str, object], key: str, at_most: float) -> float:
 
 def switch(request: web.Request, name: str) -> bool:
     """Returns what the query says of a name, as Weave Net's requests do: true or false, which nothing means."""
-    return switched(request.query, name)
-
-
-def switched(values: Mapping[str, str], name: str) -> bool:
-    """Returns the same of what was read already."""
-    value = values.get(name, "false")
+    value = request.query.get(name, "false")
     if value not in ("true", "false"):
         raise LocalError(f'"{name}" must be true or false')
     return value == "true"
+
+
+def go_bool(request: web.Request, name: str) -> bool:
+    """Returns what the query says of a name in any of the ways that Go's `ParseBool` takes; nothing is false."""
+    value = request.query.get(name, "")
+    if value not in _TRUE and value not in _FALSE:
+        raise LocalError(f'"{name}" must be true or false')
+    return value in _TRUE
 
 
 def answer_json(value: object, code: int = 200) -> web.Response:

@@ -24,7 +24,6 @@ from weavepy.runtime.apibody import (
     one_text,
     read_json,
     refuse_browser,
-    switched,
     texts,
 )
 from weavepy.runtime.weavenets import Handler, not_found, weave_nets
@@ -94,7 +93,6 @@ class NameApi:
 
     async def _put(self, request: web.Request) -> web.Response:
         values = await form_values(request, {"fqdn", "check-alive"})
-        switched(values, "check-alive")
         match = request.match_info
         await self._control.put(match["container"], match["ip"], values.get("fqdn", ""))
         return web.Response(status=204)

@@ -17,11 +17,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _NOT_FOUND: Final = "404 page not found\n"
 _EXACT: Final = ("/ip", "/ring", "/peer", "/name", "/domain", "/dns-address", "/dns-address-port")
-_BELOW: Final = ("/ip/", "/ipinfo/", "/peer/", "/name/")
+_BELOW: Final = ("/ip/", "/ipinfo/", "/peer/", "/name/", "/expose/")
 
 
 def is_weave_nets(path: str) -> bool:
-    """Tells whether a path is one of Weave Net's for addresses or names, which answers in plain text."""
+    """Tells whether a path is one of Weave Net's, which answers in plain text."""
     return path in _EXACT or path.startswith(_BELOW)
 
 

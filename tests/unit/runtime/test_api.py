@@ -105,6 +105,8 @@ class RecordingControl:
         names: Sequence[str] = (),
     ) -> dict[str, Any]:
         assert not gone()
+        if "10.0.0.66/24" in cidrs:
+            raise LocalError("no bridge")
         self.calls.append(("expose", list(cidrs), masquerade, *names))
         return {"exposed": list(cidrs), "warnings": []}
 
