@@ -9,7 +9,6 @@ from weavepy.runtime import addressplan
 from weavepy.runtime.addressplan import (
     DEFAULT_RANGE,
     DEFAULT_SUBNET,
-    SLOTS,
     AddressPlan,
     check_routes,
     plan,
@@ -21,7 +20,7 @@ from weavepy.runtime.options import options_from_json
 def test_without_a_word_the_range_is_half_of_the_subnet_and_the_other_half_is_never_given_out() -> None:
     said = plan(None, None, None)
     assert said == AddressPlan(DEFAULT_RANGE, DEFAULT_SUBNET)
-    assert list(DEFAULT_SUBNET.subnets()) == [DEFAULT_RANGE, SLOTS]
+    assert list(DEFAULT_SUBNET.subnets()) == [DEFAULT_RANGE, IPv4Network("10.40.0.0/13")]
     config = said.config(1, "one")  # type: ignore[arg-type]
     assert config is not None
     assert (config.universe.start, config.universe.end) == (0x0A200000, 0x0A280000)
