@@ -353,7 +353,12 @@ class AddressWorld(World):
         for host in self.up():
             ring = allocator_of(host).ring
             rings = [(other.name, allocator_of(other).ring) for other in self.up() if other is not host]
-            others = [theirs.owned_by(name) for name, theirs in rings if theirs.seeds == ring.seeds]
+            others = [
+                theirs.owned_by(owner)
+                for name, theirs in rings
+                if theirs.seeds == ring.seeds and name not in self.distrusted
+                for owner in theirs.peers() - {host.name}
+            ]
             if host.name in self.distrusted and any(overlap(ring.owned_by(host.name), o) for o in others):
                 assert allocator_of(host).conflicts, f"host {host.number} says nothing of a conflict"
                 found.append(host)

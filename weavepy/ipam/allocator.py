@@ -19,7 +19,7 @@ from weavepy import limits
 from weavepy.events import Entropy, PeerName
 from weavepy.ipam.actions import AllocatorAction, Announce, Request
 from weavepy.ipam.config import AllocatorConfig
-from weavepy.ipam.conflicts import Conflict
+from weavepy.ipam.conflicts import Conflict, kind
 from weavepy.ipam.exchange import Exchange, LeaseRules
 from weavepy.ipam.ledger import Ledger
 from weavepy.ipam.requests import Requests
@@ -130,6 +130,11 @@ class Allocator:
     def conflicts(self) -> list[Conflict]:
         """Rings of others that can't be merged with ours."""
         return list(self._exchange.conflicts)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether others of our division say that what is ours is somebody else's by now: ours may be out of date."""
+        return any(one.is_ring and kind(one.ring) == kind(self.ring) for one in self._exchange.conflicts)
 
     @property
     def ledger(self) -> Ledger:

@@ -139,6 +139,12 @@ class AddressChannel:
         elif self._peers.reachable(peer) and not force:
             reason = "it is still heard and gives out these addresses; stop it first (`weavepy reset` there)"
             self._emit(Answered(number, reason=reason))
+        elif self.allocator.contradicted and not force:
+            reason = (
+                "what this host knows of who owns what may be out of date, since others contradict it: say it on one "
+                "of them, or `weavepy ipam repair` here first"
+            )
+            self._emit(Answered(number, reason=reason))
         else:
             if self.lease is not None:
                 self.lease.dismiss(peer, now)

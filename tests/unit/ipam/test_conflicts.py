@@ -133,6 +133,7 @@ def test_nobody_else_gives_way() -> None:
     island.pass_time(300.0)
     assert {host: island[host].allocator.ring.entries for host in (1, 3)} == rings
     assert all(len(member.allocator.conflicts) == 1 for member in island.members.values())
+    assert not any(member.allocator.contradicted for member in island.members.values())
 
 
 # ---- by repair
@@ -219,6 +220,7 @@ def test_two_that_took_over_the_same_space_apart_are_repaired(granted: bool) -> 
     island.pass_time(60.0)
     listed = [host for host in (1, 2, 4) if island[host].allocator.conflicts]
     assert listed == ([1] if granted else [1, 2]), "who has the newer version has nothing to give way to"
+    assert all(island[host].allocator.contradicted == (host in listed) for host in (1, 2, 4))
     late = island[1].claim("late", lost.start + 40)
     assert "conflict about who owns 10.32.0.168/32" in island[1].allocator.waiting[0].waits_for
     new = island[1].allocate("new", lost, 26)

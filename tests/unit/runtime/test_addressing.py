@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from weavepy.runtime import waiting
 from weavepy.runtime.addressing import Addressing
 from weavepy.runtime.addressplan import plan
 from weavepy.runtime.allocations import Allocations, NotInTimeError
+from weavepy.wire.ipam import AddressState, encode_address_state
 
 OWN = PeerName(0x020000000001)
 
@@ -593,6 +595,27 @@ def test_a_lost_hosts_space_is_taken_over_once_it_isnt_heard() -> None:
         assert await bench.allocations.take_over(other, force=False) == 0
         bench.peers.present = {other}
         assert await bench.allocations.take_over(other, force=True) == 0
+
+    run(bench, scenario)
+
+
+def test_who_may_be_out_of_date_takes_nothing_over_unless_told_twice() -> None:
+    """It was taken over while it was down, is back, and others say so: what it knows of the rest is as old."""
+    other, gone = PeerName(0x020000000002), PeerName(0x020000000003)
+    bench = Bench("10.1.0.0/24", init="seed=02:00:00:00:00:01,02:00:00:00:00:02,02:00:00:00:00:03")
+    assert bench.channel is not None
+    ring = bench.channel.allocator.ring
+
+    async def scenario() -> None:
+        await bench.addressing.attach("pid:1", [])
+        theirs = replace(ring.transfer(OWN, other), peer=other)
+        bench.channel.merge_gossip_untrusted(
+            encode_address_state(AddressState(0, {}, None, theirs.state())), 0.0
+        )
+        with pytest.raises(LocalError, match=r"may be out of date.* `weavepy ipam repair` here first"):
+            await bench.allocations.take_over(gone, force=False)
+        assert gone in bench.channel.allocator.ring.peers()
+        assert await bench.allocations.take_over(gone, force=True) == ring.size_of(gone)
 
     run(bench, scenario)
 
